@@ -147,11 +147,10 @@ def load_ours(root: Path, patients: Any = None) -> float:
 def rebuild_ours(root: Path) -> None:
     """The flat columns from our HDF5 file, where the cache is absent."""
     from medgym_offline.datasets import dataset_folder
-    from medgym_offline.datasets.hdf5 import read_blocks
+    from medgym_offline.datasets.hdf5 import read_episodes
     from medgym_offline.diseases.registry import disease
 
-    for block in read_blocks(dataset_folder(OURS, root) / "data" / "main_data.hdf5", disease("sepsis"), "adaptive"):
-        assert block.columns
+    assert read_episodes(dataset_folder(OURS, root) / "data" / "main_data.hdf5", disease("sepsis"), "adaptive").columns
 
 
 def compare(count: int) -> dict[str, Any]:

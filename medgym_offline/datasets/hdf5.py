@@ -23,7 +23,6 @@ there, and smaller: a copied header has no room to grow.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError
 
-__all__ = ["INFOS", "EpisodeBlock", "EpisodeWriter", "hdf5_reason", "pack_episodes", "read_blocks"]
+__all__ = ["INFOS", "EpisodeBlock", "EpisodeWriter", "hdf5_reason", "pack_episodes", "read_episodes"]
 
 INFOS = ("cost", "dt", "time", "severity", "monitored", "costs_path", "costs_peak", "behavior_log_prob")
 """What is under `infos`, (T + 1,) float32, or (T + 1, number of costs) for the costs along the path; severity and
@@ -251,20 +250,17 @@ class _Reader:
         return array
 
 
-def read_blocks(
-    path: str | Path, disease: Disease, timing: str, size: int = 1000, view: str = FULL
-) -> Iterator[EpisodeBlock]:
-    """Episodes of a `main_data.hdf5` in order, `size` at a time.
+def read_episodes(path: str | Path, disease: Disease, timing: str, view: str = FULL) -> EpisodeBlock:
+    """All episodes of a `main_data.hdf5` in order.
 
     Args:
         path: The file.
         disease, timing: Give the widths of observations and actions, and the names of infos.
-        size: Episodes of a block.
         view: What the observations show.
 
     Raises:
-        DatasetError: the file is missing, locked, truncated or damaged, or an episode lacks an array, has one of
-            another shape or type, or has another number than its place says.
+        DatasetError: the file is missing, locked, truncated or damaged, holds no episodes, or an episode lacks an
+            array, has one of another shape or type, or has another number than its place says.
     """
     import h5py
 
@@ -272,16 +268,17 @@ def read_blocks(
     try:
         with h5py.File(path, "r") as file:
             widths = len(disease.seen(view)), disease.action_dim(timing)
-            reader, total = _Reader(file, path, widths, disease), len(file)
-            for first in range(0, total, size):
-                numbers = range(first, min(first + size, total))
-                yield pack_episodes([reader.episode(number) for number in numbers], first)
+            reader = _Reader(file, path, widths, disease)
+            episodes = [reader.episode(number) for number in range(len(file))]
     except FileNotFoundError:
         raise DatasetError(f"{path}: there is no such file; regenerate the dataset") from None
     except (OSError, RuntimeError) as error:
         text = " ".join(str(error).split())
         wrong = DatasetError(f"{path}: not a readable HDF5 file ({text}); regenerate the dataset")
         raise _locked(path, error) or wrong from None
+    if not episodes:
+        raise DatasetError(f"{path}: holds no episodes; regenerate the dataset")
+    return pack_episodes(episodes, 0)
 
 
 def hdf5_reason(error: Exception | str) -> str:

@@ -24,6 +24,7 @@ from medgym_offline.datasets.shards import SHARD_EPISODES, play_shard
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
 from medgym_offline.datasets.viewing import REPLAY_TOLERANCE
 from medgym_offline.errors import DatasetError, MedGymError
+from medgym_offline.progress import Progress
 from medgym_offline.threads import one_thread
 
 if TYPE_CHECKING:
@@ -84,10 +85,11 @@ def verify(
         UnknownDatasetError: no such dataset.  DatasetError: it is not on this machine.
     """
     folder = local_folder(dataset, root)
-    return VerificationReport(dataset, tuple(_checks(dataset, folder, replay, progress)))
+    with Progress(f"verifying {dataset}", 1, enabled=progress):
+        return VerificationReport(dataset, tuple(_checks(dataset, folder, replay)))
 
 
-def _checks(dataset: str, folder: Path, replay: int, progress: bool) -> Iterator[Check]:
+def _checks(dataset: str, folder: Path, replay: int) -> Iterator[Check]:
     """All checks in order; they stop where nothing further can be read."""
     try:
         manifest = read_manifest(folder / MANIFEST)
@@ -97,7 +99,7 @@ def _checks(dataset: str, folder: Path, replay: int, progress: bool) -> Iterator
         yield from _check_making(dataset, manifest)
         yield from _check_files(folder, manifest)
         metadata = read_metadata(folder)
-        columns, seeds = read_columns(folder / DATA_FILE, metadata, progress)
+        columns, seeds = read_columns(folder / DATA_FILE, metadata)
     except MedGymError as error:
         yield Check("readable", False, str(error))
         return

@@ -55,14 +55,6 @@ def test_wrong_recipes_leave_nothing_behind(recipe, tmp_path, change, message):
     assert not any(tmp_path.rglob("*.hdf5"))
 
 
-def test_replacing_a_dataset_changes_it_whole(recipe, copy):
-    old = load_dataset(recipe.id, root=copy, progress=False).identity
-    made = generate(dataclasses.replace(recipe, seed=8), root=copy, progress=False)
-    new = load_dataset(recipe.id, root=copy, progress=False)
-    assert new.identity == made.manifest["identity"] != old
-    assert len([p for p in (copy / recipe.id).iterdir() if p.name.startswith("flat-")]) == 1
-
-
 def test_a_policy_file_of_each_patient_as_behavior(recipe, tiny_bank, tmp_path):
     """Policies in another order than the bank's, some patients only: each acts for its own patient."""
     from medgym_offline.datasets import verify
@@ -132,19 +124,6 @@ def test_an_interrupted_run_goes_on(recipe, small_shards, tmp_path, monkeypatch)
     assert sha256_file(again.path / DATA_FILE) == sha256_file(whole.path / DATA_FILE)
     assert again.manifest["content_hash"] == whole.manifest["content_hash"]
     assert work() == []
-
-
-def test_a_damaged_shard_is_played_again(recipe, small_shards, tmp_path, monkeypatch):
-    play = shards.play_shard
-    _Stopped(monkeypatch, at=3)
-    with pytest.raises(KeyboardInterrupt):
-        generate(recipe, root=tmp_path, progress=False)
-    path = next((cache_folder() / "generate").rglob("p0001*.safetensors"))
-    path.write_bytes(path.read_bytes()[:-20])
-    monkeypatch.setattr(shards, "play_shard", play)
-    rest = _Stopped(monkeypatch, at=None)
-    generate(recipe, root=tmp_path, progress=False)
-    assert rest.played == 2
 
 
 def test_made_again_by_two_processes_it_is_the_same_to_the_byte(recipe, made, tmp_path):

@@ -95,18 +95,6 @@ def test_one_commit_and_a_tag(published, made):
     assert repository.files["sepsis-prior-v0/README.md"].startswith(b"---\nlicense: odbl\n")
 
 
-def test_a_folder_laid_out_is_what_publishing_sends(hub, publication, made, root, tmp_path):
-    """Uploaded whole by the Hub's own client, it downloads like a published dataset."""
-    written = publishing.layout([ID], tmp_path / "laid", REMOTE, root=root, progress=False)
-    sent = {path.relative_to(tmp_path / "laid").as_posix(): path.read_bytes() for path in written}
-    stored = publication.repositories[REPOSITORY].files
-    assert sent == {path: data for path, data in stored.items() if path != ".gitattributes"}
-    api = publishing.parse_remote(REMOTE).api()
-    api.create_repo(REPOSITORY, repo_type="dataset")
-    api.upload_folder(repo_id=REPOSITORY, folder_path=tmp_path / "laid", repo_type="dataset")
-    assert core(get(tmp_path / "fetched").path) == core(made.path)
-
-
 def test_ours_and_minaris_client_give_the_same_bytes(published, made, tmp_path):
     ours = get(tmp_path / "ours").path
     done = minari(published, tmp_path / "minari", "download", ID, token=None)
