@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from medgym_offline.datasets.catalogue import info_of, listing_table
 from medgym_offline.datasets.forms import DATA_FILE
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease, disease_of_id
@@ -202,19 +201,17 @@ that sees nothing: {found["log_likelihood_marginal"]:.2f}). How often central in
 """
 
 
-def family_card(remote: str, manifests: Mapping[str, dict[str, Any] | None]) -> str:
+def family_card(remote: str, datasets: Sequence[str]) -> str:
     """Card of a namespace as markdown with Hub front matter.
 
     Args:
         remote: `hf://ORG` it is published at.
-        manifests: Of each of its datasets, by id; None where it has none, and is not in the table.
+        datasets: Ids of its datasets.
     """
-    first = min(manifests)
+    first = datasets[0]
     namespace = first.partition("/")[0]
-    table = listing_table(info_of(manifest) for _, manifest in sorted(manifests.items()) if manifest is not None)
-    for dataset in manifests:
-        table = table.replace(f"`{dataset}`", f"[`{dataset}`]({dataset.partition('/')[2]}/README.md)")
-    known = [disease(kind) for kind in sorted({disease_of_id(dataset) for dataset in manifests})]
+    links = "\n".join(f"- [`{one}`]({one.partition('/')[2]}/README.md)" for one in datasets)
+    known = [disease(kind) for kind in sorted({disease_of_id(dataset) for dataset in datasets})]
     lineage = "\n".join(f"- {one.label}: {one.license.upper()}. {one.lineage}".rstrip() for one in known)
     return f"""{_front(namespace, {one.license for one in known}, [one.name for one in known] + ["simulation"])}
 # {namespace}
@@ -222,11 +219,9 @@ def family_card(remote: str, manifests: Mapping[str, dict[str, Any] | None]) -> 
 Datasets of simulated episodes of treatment, for research on offline reinforcement learning, in [Minari](https://minari.farama.org)'s
 format. No row is a record of a patient, and nothing learned from them is fit for care.
 
-{table}
+{links}
 
-`random`, `behavior` and `expert` (the best policy shipped for the simulators) are mean undiscounted returns of an
-episode; `score` is the behavior's between the two others, in percent. Each dataset has a card and a manifest with
-checksums (`data/manifest.json`).
+Each has a card with its returns and columns, and a manifest with checksums (`data/manifest.json`).
 
 ```bash
 medgym-offline download {first} --remote {remote}

@@ -18,7 +18,6 @@ __all__ = [
     "DatasetInfo",
     "dataset_folder",
     "dataset_info",
-    "info_of",
     "list_datasets",
     "listing_row",
     "listing_table",
@@ -125,12 +124,6 @@ def _info(recipe: Recipe, manifest: dict[str, Any] | None, path: Path | None = N
     return DatasetInfo(**known, path=path)
 
 
-def info_of(manifest: dict[str, Any], path: Path | None = None) -> DatasetInfo:
-    """What a manifest says of its dataset; `path` is where it lies."""
-    fields = manifest["recipe"] | {"id": manifest["id"]}
-    return _info(from_values(Recipe, fields, f"manifest of {manifest['id']}"), manifest, path)
-
-
 def dataset_info(dataset: str, root: str | Path | None = None) -> DatasetInfo:
     """What is known of one dataset: from its local manifest, else the release's, else its recipe.
 
@@ -139,11 +132,12 @@ def dataset_info(dataset: str, root: str | Path | None = None) -> DatasetInfo:
     """
     folder = dataset_folder(dataset, root)
     if (folder / MANIFEST).is_file():
-        return info_of(read_manifest(folder / MANIFEST) | {"id": dataset}, folder)
-    recipe = known_recipe(dataset)
-    if recipe is None:
+        manifest = read_manifest(folder / MANIFEST)
+        recipe = from_values(Recipe, manifest["recipe"] | {"id": dataset}, f"manifest of {dataset}")
+        return _info(recipe, manifest, folder)
+    if (known := known_recipe(dataset)) is None:
         raise unknown_id(dataset, root)
-    return _released(recipe)
+    return _released(known)
 
 
 def _released(recipe: Recipe) -> DatasetInfo:

@@ -89,15 +89,6 @@ def _arrays(disease: Disease, steps: int, widths: tuple[int, int]) -> list[tuple
 
 
 @dataclass
-class _Template:
-    """An episode of one length in the file in memory: its name there, and its open attributes and arrays by name."""
-
-    name: bytes
-    attributes: dict[str, Any]
-    arrays: dict[str, Any]
-
-
-@dataclass
 class EpisodeWriter:
     """Writes blocks of episodes, in order, to a new `main_data.hdf5` (a context manager).
 
@@ -142,7 +133,7 @@ class EpisodeWriter:
         self._types = {kind: h5t.py_create(np.dtype(kind), logical=True) for kind in ("float32", "bool", "int64")}
         self._text = h5py.string_dtype()
         self._types["text"] = h5t.py_create(self._text, logical=True)
-        self._templates: dict[int, _Template] = {}
+        self._templates: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -168,23 +159,22 @@ class EpisodeWriter:
         widths = rows["observations"].shape[1], rows["actions"].shape[1]
         for e, (start, count) in enumerate(zip(starts.tolist(), block.lengths.tolist())):
             patient = int(rows["patient"][start])
-            draft = self._templates.get(count) or self._template(count, widths)
+            attributes, drafts = self._templates.get(count) or self._template(count, widths)
             for name, value in zip(_ATTRIBUTES, (self.episodes, int(block.seeds[e]), count, patient)):
-                draft.attributes[name].write(np.array(value, np.int64), mtype=self._types["int64"])
-            draft.attributes[_PATIENT].write(np.array(self.patients[patient], self._text))
+                attributes[name].write(np.array(value, np.int64), mtype=self._types["int64"])
+            attributes[_PATIENT].write(np.array(self.patients[patient], self._text))
             for name, values, kind, more in typed:
                 begin = start + e * more
-                draft.arrays[name].write(h5s.ALL, h5s.ALL, values[begin : begin + count + more], kind)
-            h5o.copy(self._drafts, draft.name, self._root, b"episode_%d" % self.episodes)
+                drafts[name].write(h5s.ALL, h5s.ALL, values[begin : begin + count + more], kind)
+            h5o.copy(self._drafts, b"%d" % count, self._root, b"episode_%d" % self.episodes)
             self.episodes += 1
             self.steps += count
 
-    def _template(self, count: int, widths: tuple[int, int]) -> _Template:
-        """Create an episode of `count` decisions in the file in memory."""
+    def _template(self, count: int, widths: tuple[int, int]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Create an episode of `count` decisions in the file in memory; its open attributes and arrays by name."""
         from h5py import h5a, h5d, h5g, h5s
 
-        name = b"%d" % count
-        group = h5g.create(self._drafts, name, gcpl=self._group)
+        group = h5g.create(self._drafts, b"%d" % count, gcpl=self._group)
         attributes = {n: h5a.create(group, n.encode(), self._types["int64"], self._scalar) for n in _ATTRIBUTES}
         attributes[_PATIENT] = h5a.create(group, _PATIENT.encode(), self._types["text"], self._scalar)
 
@@ -194,8 +184,8 @@ class EpisodeWriter:
                 where = h5g.create(group, b"infos", gcpl=self._group)
             space = h5s.create_simple(shape)
             arrays[ours] = h5d.create(where, stored.encode(), self._types[kind], space, self._layout)
-        draft = self._templates[count] = _Template(name, attributes, arrays)
-        return draft
+        self._templates[count] = attributes, arrays
+        return attributes, arrays
 
 
 class _Reader:

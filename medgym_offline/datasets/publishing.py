@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,24 +142,16 @@ def _lay_out(dataset: str, manifest: dict[str, Any], target: Path, root: str | P
     (folder / "README.md").write_text(dataset_card(manifest), encoding="utf-8")
 
 
-def _write_shared(
-    target: Path, place: Remote, manifests: Mapping[str, dict[str, Any] | None], before: Mapping[str, Any]
-) -> None:
-    """Write the files that all datasets of a repository share.
-
-    Args:
-        target: Folder of the repository.
-        place: Where it is published.
-        manifests: Of all its datasets by id; None where one cannot be read.
-        before: The namespace's metadata as they were.
-    """
-    metadata = {"description": NAMESPACE_DESCRIPTION, **before, "datasets": sorted(manifests)}
+def _write_shared(target: Path, place: Remote, datasets: Iterable[str], before: Mapping[str, Any]) -> None:
+    """Write the files that all datasets of a repository share; `before` is the namespace's metadata as they were."""
+    known = sorted({*datasets, *before.get("datasets", ())})
+    metadata = {"description": NAMESPACE_DESCRIPTION, **before, "datasets": known}
     (target / NAMESPACE_FILE).write_text(json_text(metadata), encoding="utf-8")
-    (target / "README.md").write_text(family_card(place.url, manifests), encoding="utf-8")
+    (target / "README.md").write_text(family_card(place.url, known), encoding="utf-8")
 
 
-def _there(place: Remote, dataset: str, manifest: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The newest commit of the repository, the namespace's metadata there, and the manifest of each of its datasets.
+def _there(place: Remote, dataset: str, identity: str) -> tuple[str, dict[str, Any]]:
+    """The newest commit of the repository, and the namespace's metadata there.
 
     Raises:
         DatasetError: It has other rows under this id.
@@ -169,22 +161,20 @@ def _there(place: Remote, dataset: str, manifest: dict[str, Any]) -> tuple[str, 
     commit, full = place.commit(repository), f"{place.organisation}/{repository}"
     paths = place.api().list_repo_files(full, revision=commit, repo_type="dataset")
     namespace: dict[str, Any] = {}
+    found = None
     with tempfile.TemporaryDirectory() as work:
-        place.fetch(repository, commit, [NAMESPACE_FILE, f"*/{MANIFEST}"], Path(work))
+        place.fetch(repository, commit, [NAMESPACE_FILE, f"{name}/{MANIFEST}"], Path(work))
         if NAMESPACE_FILE in paths:
             where = f"{place.url} ({full}: {NAMESPACE_FILE})"
             namespace = read_json(Path(work) / NAMESPACE_FILE, RemoteError, "correct it", where)
             check(_Namespace, namespace, where, RemoteError, "correct it")
-        manifests: dict[str, Any] = dict.fromkeys({*namespace.get("datasets", ()), dataset})
-        for other in manifests:
-            with contextlib.suppress(DatasetError):  # one that cannot be read: the family's card has no numbers of it
-                manifests[other] = fetched_manifest(Path(work) / split_id(other)[1] / MANIFEST, other, other)
-    found = (manifests[dataset] or {}).get("identity")
-    if found != manifest["identity"] and any(path.startswith(f"{name}/") for path in paths):
+        with contextlib.suppress(DatasetError):  # one that cannot be read is not the same
+            found = fetched_manifest(Path(work) / name / MANIFEST, dataset, dataset)["identity"]
+    if found != identity and any(path.startswith(f"{name}/") for path in paths):
         stem, _, version = dataset.rpartition("-v")
         found, remedy = str(found)[:16], f"give the recipe the id {stem}-v{int(version) + 1}"
         raise DatasetError(f"{place.url} has other rows under {dataset} ({found}); these do not change: {remedy}")
-    return commit, namespace, manifests
+    return commit, namespace
 
 
 def _send(place: Remote, dataset: str, target: Path, tag: str) -> str:
@@ -192,13 +182,13 @@ def _send(place: Remote, dataset: str, target: Path, tag: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     api, (namespace, name) = place.api(), split_id(dataset)
-    manifest = read_manifest(target / name / MANIFEST)
+    identity = read_manifest(target / name / MANIFEST)["identity"]
     repository, data = f"{place.organisation}/{namespace}", "dataset"
     api.create_repo(repository, repo_type=data, exist_ok=True)
-    title = f"{dataset}: identity {manifest['identity'][:16]}"
+    title = f"{dataset}: identity {identity[:16]}"
     for _ in range(RACES):
-        commit, before, manifests = _there(place, dataset, manifest)
-        _write_shared(target, place, manifests | {dataset: manifest}, before)
+        commit, before = _there(place, dataset, identity)
+        _write_shared(target, place, [dataset], before)
         try:
             made = api.upload_folder(
                 repo_id=repository, repo_type=data, folder_path=target, delete_patterns=f"{name}/*",

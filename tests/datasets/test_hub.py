@@ -85,13 +85,13 @@ def minari(hub, root, *words, token=TOKEN):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_one_commit_and_a_tag(published, made):
+def test_one_commit_and_a_tag(published):
     repository = published.repositories[REPOSITORY]
     assert len(repository.commits) == 2  # the Hub's own first one, and ours
     assert repository.tags == {"sepsis-prior-v0": repository.head}
     metadata = json.loads(repository.files["namespace_metadata.json"])
     assert metadata["datasets"] == [ID]
-    assert f"{made.steps:,}" in repository.files["README.md"].decode()
+    assert f"- [`{ID}`](sepsis-prior-v0/README.md)" in repository.files["README.md"].decode()
     assert repository.files["sepsis-prior-v0/README.md"].startswith(b"---\nlicense: odbl\n")
 
 
