@@ -148,11 +148,10 @@ def load_ours(root: Path) -> float:
 def rebuild_ours(root: Path) -> None:
     """The flat columns from our HDF5 file, where the cache is absent."""
     from medgym_offline.datasets import dataset_folder
-    from medgym_offline.datasets.hdf5 import read_blocks
+    from medgym_offline.datasets.hdf5 import read_episodes
     from medgym_offline.diseases.registry import disease
 
-    for block in read_blocks(dataset_folder(OURS, root) / "data" / "main_data.hdf5", disease("sepsis"), "adaptive"):
-        assert block.columns
+    assert read_episodes(dataset_folder(OURS, root) / "data" / "main_data.hdf5", disease("sepsis"), "adaptive").columns
 
 
 def compare(count: int) -> dict[str, Any]:
@@ -188,7 +187,6 @@ def compare(count: int) -> dict[str, Any]:
 def generation(dataset: str, patients: int | None) -> dict[str, Any]:
     """`generate` from recipe to finished folder, with references and card: wall and processor seconds."""
     from medgym_offline.datasets import generate, list_recipes
-    from medgym_offline.reports.figures import can_draw
 
     part = {} if patients is None else {"patients": patients, "output_id": "bench/generated-v0"}
     with tempfile.TemporaryDirectory(prefix="dataset-io-") as place:
@@ -202,7 +200,6 @@ def generation(dataset: str, patients: int | None) -> dict[str, Any]:
             "patients": len(made.manifest["patients"]),
             "episodes_per_patient": list_recipes()[dataset].episodes,
             "rows": made.steps,
-            "figures": can_draw(),
             "wall_s": round(wall, 1),
             "cpu_s": round(processor, 1),
             "bytes_per_episode": round(file / made.episodes),

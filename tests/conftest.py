@@ -35,17 +35,6 @@ def _isolated(monkeypatch, tmp_path_factory):
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
-@pytest.fixture
-def real_figures():
-    """A test that asks for it draws the figures of cards; others write an empty file, which spares seconds each."""
-
-
-@pytest.fixture(autouse=True)
-def _quick_figures(request, monkeypatch):
-    if "real_figures" not in request.fixturenames:
-        monkeypatch.setattr("medgym_offline.datasets.card_figures.draw_to", lambda path, *_: path.touch())
-
-
 @pytest.fixture(scope="session")
 def tiny_bank():
     """Four patients with a solution map, several times faster than the solver in so small a batch."""

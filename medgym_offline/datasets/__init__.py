@@ -3,7 +3,7 @@
 Importing it costs neither torch nor h5py nor Minari: what needs them imports them where it runs.
 """
 
-from medgym_offline.datasets.adapters import to_arrow, to_d3rlpy, to_numpy, to_parquet, to_tensordict, to_torch
+from medgym_offline.datasets.adapters import to_arrow, to_d3rlpy
 from medgym_offline.datasets.card import dataset_card
 from medgym_offline.datasets.catalogue import (
     DatasetInfo,
@@ -12,28 +12,22 @@ from medgym_offline.datasets.catalogue import (
     list_datasets,
     listing_row,
     listing_table,
-    minari_root,
     normalized_score,
     released_datasets,
 )
-from medgym_offline.datasets.downloading import Download, download
-from medgym_offline.datasets.generation import GeneratedDataset, generate
+from medgym_offline.datasets.downloading import download
+from medgym_offline.datasets.generation import generate
 from medgym_offline.datasets.load import load_dataset
-from medgym_offline.datasets.publishing import Publication, publish
-from medgym_offline.datasets.recipes import Recipe, UnknownDatasetError, find_recipe, list_recipes, read_recipe
+from medgym_offline.datasets.publishing import publish
+from medgym_offline.datasets.recipes import Recipe, find_recipe, list_recipes, read_recipe
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
-from medgym_offline.datasets.verification import VerificationReport, verify
+from medgym_offline.datasets.verification import verify
 
 __all__ = [
     "COLUMNS",
     "DatasetInfo",
-    "Download",
-    "GeneratedDataset",
-    "Publication",
     "Recipe",
     "Transitions",
-    "UnknownDatasetError",
-    "VerificationReport",
     "dataset_card",
     "dataset_folder",
     "dataset_info",
@@ -45,16 +39,11 @@ __all__ = [
     "listing_row",
     "listing_table",
     "load_dataset",
-    "minari_root",
     "normalized_score",
     "publish",
     "read_recipe",
     "released_datasets",
     "to_arrow",
     "to_d3rlpy",
-    "to_numpy",
-    "to_parquet",
-    "to_tensordict",
-    "to_torch",
     "verify",
 ]

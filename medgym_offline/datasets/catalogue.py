@@ -8,32 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from medgym_offline.config import from_values
-from medgym_offline.datasets.forms import DATA_FILE, MANIFEST_FORMAT, read_manifest
+from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, read_manifest
 from medgym_offline.datasets.recipes import Recipe, UnknownDatasetError, known_recipe, list_recipes, unknown_dataset
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import release_folder
 
 __all__ = [
-    "DATA_FILE",
-    "MANIFEST_FORMAT",
     "LISTED",
-    "NAMESPACE",
     "DatasetInfo",
     "dataset_folder",
     "dataset_info",
-    "info_of",
     "list_datasets",
     "listing_row",
     "listing_table",
     "local_folder",
     "minari_root",
     "normalized_score",
-    "read_manifest",
     "released_datasets",
     "unknown_id",
 ]
-
-NAMESPACE = "medgym"
 
 
 @dataclass(frozen=True)
@@ -56,9 +49,9 @@ class DatasetInfo:
 
     id: str
     description: str
-    episodes: int | None
-    steps: int | None
-    sha256: str | None
+    episodes: int | None = None
+    steps: int | None = None
+    sha256: str | None = None
     reference_returns: dict[str, float] = field(default_factory=dict)
     timing: str = "adaptive"
     decisions: int = 20
@@ -116,27 +109,19 @@ def unknown_id(dataset: str, root: str | Path | None = None) -> UnknownDatasetEr
 def local_ids(root: str | Path | None = None) -> list[str]:
     """Ids of the datasets of this project's namespace in the local Minari folder, in alphabetical order."""
     base = minari_root(root)
-    manifests = (base / NAMESPACE).glob("*/data/manifest.json")
+    manifests = (base / "medgym").glob("*/data/manifest.json")
     return sorted(m.parent.parent.relative_to(base).as_posix() for m in manifests if m.parent.parent.name[0] != ".")
 
 
-def _info(recipe: Recipe, manifest: dict[str, Any] | None, path: Path | None) -> DatasetInfo:
-    known: dict[str, Any] = {"episodes": None, "steps": None, "sha256": None}
+def _info(recipe: Recipe, manifest: dict[str, Any] | None, path: Path | None = None) -> DatasetInfo:
+    names = ("id", "description", "timing", "decisions", "reward", "bank", "behavior", "license")
+    known: dict[str, Any] = {name: getattr(recipe, name) for name in names} | {"records": ", ".join(recipe.records)}
     if manifest is not None:
-        known = {name: manifest[name] for name in ("episodes", "steps", "identity")}
-        known["patients"] = len(manifest["patients"])
+        known |= {name: manifest[name] for name in ("episodes", "steps", "identity")}
+        known |= {"patients": len(manifest["patients"]), "reference_returns": manifest["references"]["returns"]}
         known["sha256"] = manifest["files"][DATA_FILE]["sha256"]
         known["size"] = sum(file["bytes"] for file in manifest["files"].values())
-        known["reference_returns"] = manifest["references"]["returns"]
-    fields = ("timing", "decisions", "reward", "bank", "behavior")
-    shared = {name: getattr(recipe, name) for name in (*fields, "license")} | {"records": ", ".join(recipe.records)}
-    return DatasetInfo(id=recipe.id, description=recipe.description, path=path, **shared, **known)
-
-
-def info_of(manifest: dict[str, Any], path: Path | None = None) -> DatasetInfo:
-    """What a manifest says of its dataset; `path` is where it lies."""
-    fields = manifest["recipe"] | {"id": manifest["id"]}
-    return _info(from_values(Recipe, fields, f"manifest of {manifest['id']}"), manifest, path)
+    return DatasetInfo(**known, path=path)
 
 
 def dataset_info(dataset: str, root: str | Path | None = None) -> DatasetInfo:
@@ -146,19 +131,18 @@ def dataset_info(dataset: str, root: str | Path | None = None) -> DatasetInfo:
         UnknownDatasetError: no such id, with the nearest ones.
     """
     folder = dataset_folder(dataset, root)
-    local = folder / "data" / "manifest.json"
-    if local.is_file():
-        manifest = read_manifest(local)
-        return info_of(manifest | {"id": dataset}, folder)
-    recipe = known_recipe(dataset)
-    if recipe is None:
+    if (folder / MANIFEST).is_file():
+        manifest = read_manifest(folder / MANIFEST)
+        recipe = from_values(Recipe, manifest["recipe"] | {"id": dataset}, f"manifest of {dataset}")
+        return _info(recipe, manifest, folder)
+    if (known := known_recipe(dataset)) is None:
         raise unknown_id(dataset, root)
-    return _released(recipe)
+    return _released(known)
 
 
 def _released(recipe: Recipe) -> DatasetInfo:
     manifest = release_folder("datasets") / f"{recipe.name}.manifest.json"
-    return _info(recipe, read_manifest(manifest) if manifest.is_file() else None, None)
+    return _info(recipe, read_manifest(manifest) if manifest.is_file() else None)
 
 
 def list_datasets(root: str | Path | None = None) -> list[DatasetInfo]:

@@ -88,7 +88,6 @@ def charted_episodes(
     recipe: Recipe,
     cohort: Cohort,
     bank: SimulatorBank,
-    rule: DecisionRule | None = None,
     clone: CloneConfig | None = None,
 ) -> Charts:
     """Every stay of a cohort as an episode.
@@ -97,7 +96,6 @@ def charted_episodes(
         recipe: K, reward, view and seed.
         cohort: Of the bank's disease.
         bank: Its scales map values and doses.
-        rule: When there was a decision; the default rule up to the disease's horizon.
         clone: Settings of the estimate of the actions' probabilities.
 
     Raises:
@@ -105,7 +103,7 @@ def charted_episodes(
             patient died although the reward is death, or has more than K decisions.
     """
     disease = bank.disease
-    rule = rule or DecisionRule(horizon=disease.process.horizon)
+    rule = DecisionRule(horizon=disease.process.horizon)
     _require(recipe, cohort, bank)
     given = treatments_given(cohort, rule.horizon)
     times = {patient: steps.decisions(rule) for patient, steps in given.items()}

@@ -80,10 +80,6 @@ class Estimate:
                 name: {f"{level:g}": round(float(inside[level][i]), 3) for level in _LEVELS}
                 for i, name in enumerate(names)
             },
-            "pit_deciles": {
-                name: np.round(np.histogram(self.pit[:, i], 10, (0.0, 1.0))[0] / len(self.pit), 3).tolist()
-                for i, name in enumerate(names)
-            },
         }
 
 

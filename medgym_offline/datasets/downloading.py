@@ -135,7 +135,7 @@ def _fetch(remote: Remote, dataset: str, folder: Path, progress: bool) -> str:
         different += [f"{name} differs" for name in _STATED if release and manifest[name] != release[name]]
         if different:
             raise RemoteError(f"{where} holds another {dataset} than this release names: {different[0]}")
-        wanted = (*manifest["files"], "README.md", "figures/*")
+        wanted = (*manifest["files"], "README.md")
         remote.fetch(repository, commit, [f"{name}/{file}" for file in wanted], work, progress)
         if damaged := trust.damaged_files(came):
             for file in damaged:

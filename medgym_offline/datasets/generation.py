@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgym_offline.datasets.behaviors import recipe_behavior
-from medgym_offline.datasets.card import write_card
+from medgym_offline.datasets.card import dataset_card
 from medgym_offline.datasets.catalogue import dataset_folder, minari_root
 from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat, transitions_of, write_flat
 from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, METADATA
@@ -24,8 +24,6 @@ from medgym_offline.datasets.transitions import COLUMNS
 from medgym_offline.datasets.trust import identity_of
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import atomic_path, json_text, release_folder, write_json
-from medgym_offline.progress import Progress
-from medgym_offline.reports.figures import can_draw
 from medgym_offline.threads import one_thread
 
 if TYPE_CHECKING:
@@ -65,7 +63,6 @@ class _Origin:
         patients: Ids that `patient` counts in.
         chosen: Positions of those who have episodes.
         who: Name and hash of who acted, as the manifest has them.
-        episodes: How many there are.
         blocks: Identity of the dataset, and a folder for what is half done -> the episodes.
         references: Mean return of the episodes -> what a normalized score refers to.
         facts: Further entries of the manifest.
@@ -74,10 +71,9 @@ class _Origin:
     patients: tuple[str, ...]
     chosen: list[int]
     who: dict[str, Any]
-    episodes: int
     blocks: Callable[[str, Path], Iterable[EpisodeBlock]]
     references: Callable[[float], dict[str, Any]]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def _named(source: Recipe, bank: SimulatorBank, chosen: list[int], episodes: int, output: str | None) -> Recipe:
@@ -105,7 +101,7 @@ def generate(
     """Make a dataset from its recipe and write it where Minari finds it.
 
     Writes `<root>/<id>/data/{main_data.hdf5, metadata.json, manifest.json}`, the card `<root>/<id>/README.md`
-    (with figures if matplotlib is installed) and the flat cache `<root>/<id>/flat-<hash>/`, all or nothing; a dataset
+    and the flat cache `<root>/<id>/flat-<hash>/`, all or nothing; a dataset
     of that id is replaced. Rows are the same whenever, wherever and with whatever other patients they are made, to the
     last digit that is stored (`docs/reproduce.md`). Shards of patients are kept in the cache folder as they finish: an
     interrupted run continues there, and ends with the same bytes.
@@ -144,7 +140,7 @@ def generate(
     try:
         # A folder that cannot be written is noticed here, before minutes of work.
         with work_folder(folder) as work, atomic_path(folder) as temporary:
-            manifest = _write(temporary, recipe, source, bank, origin, work, progress)
+            manifest = _write(temporary, recipe, source, bank, origin, work)
         write_namespace(minari_root(root), recipe.id.rpartition("/")[0])
     except (OSError, RuntimeError) as error:
         # The HDF5 library reports a full disk as a RuntimeError where a file is closed.
@@ -164,15 +160,15 @@ def _played(
 ) -> _Origin:
     """Episodes played in the bank's simulators."""
     behavior = recipe_behavior(recipe, bank)
-
-    def blocks(identity: str, work: Path) -> Iterable[EpisodeBlock]:
-        return played_blocks(recipe, bank, chosen, behavior, source.stream, identity, work, workers, progress)
-
-    def references(_: float) -> dict[str, Any]:
-        return reference_returns(recipe, bank, chosen, behavior, progress)
-
-    total = len(chosen) * recipe.episodes
-    return _Origin(bank.patients, chosen, behavior.to_json(), total, blocks, references)
+    return _Origin(
+        bank.patients,
+        chosen,
+        behavior.to_json(),
+        lambda identity, work: played_blocks(
+            recipe, bank, chosen, behavior, source.stream, identity, work, workers, progress
+        ),
+        lambda _: reference_returns(recipe, bank, chosen, behavior, progress),
+    )
 
 
 def _charted(recipe: Recipe, bank: SimulatorBank, records: str | Path | None) -> _Origin:
@@ -185,7 +181,6 @@ def _charted(recipe: Recipe, bank: SimulatorBank, records: str | Path | None) ->
         charts.persons,
         list(range(len(charts.persons))),
         {"name": recipe.behavior, "sha256": cohort.content_hash},
-        len(charts.block),
         lambda *_: [charts.block],
         lambda mean: {"returns": {"behavior": round(mean, 4)}, "expert": "", "episodes": 0},
         {"records": charts.facts},
@@ -193,27 +188,23 @@ def _charted(recipe: Recipe, bank: SimulatorBank, records: str | Path | None) ->
 
 
 def _write(
-    folder: Path, recipe: Recipe, source: Recipe, bank: SimulatorBank, origin: _Origin, work: Path, progress: bool
+    folder: Path, recipe: Recipe, source: Recipe, bank: SimulatorBank, origin: _Origin, work: Path
 ) -> dict[str, Any]:
     """Write everything into a new folder and return the manifest."""
-    data, file = folder / "data", folder / DATA_FILE
-    data.mkdir(parents=True)
-    digest, columns, seeds = ContentHash(), [], []
+    file = folder / DATA_FILE
+    file.parent.mkdir(parents=True)
+    digest, blocks = ContentHash(), []
     made = making(recipe, source, origin.chosen, bank, origin.who)
     identity = identity_of(made)
-    writer = EpisodeWriter(file, origin.patients, bank.disease)
-    with writer, Progress(f"writing {recipe.id} (episodes)", origin.episodes, enabled=progress) as bar:
+    with EpisodeWriter(file, origin.patients, bank.disease) as writer:
         for block in origin.blocks(identity, work):
-            columns.append(block.columns)
+            blocks.append(block)
             writer.write(block)
-            digest.update(columns[-1])
-            seeds.append(block.seeds)
-            bar.advance(len(block))
+            digest.update(block.columns)
     content = digest.hexdigest(patients=list(origin.patients), timing=recipe.timing, decisions=recipe.decisions)
     # After the HDF5 file: a flat cache that is older is not trusted.
-    whole = {name: np.concatenate([part[name] for part in columns]) for name in COLUMNS}
-    write_flat(folder / flat_name(content), whole)
-    total = sum(float(part["rewards"].sum(dtype=np.float64)) for part in columns)
+    write_flat(folder / flat_name(content), {n: np.concatenate([b.columns[n] for b in blocks]) for n in COLUMNS})
+    total = sum(float(block.columns["rewards"].sum(dtype=np.float64)) for block in blocks)
     references = origin.references(total / writer.episodes)
     ours: dict[str, Any] = {"patients": list(origin.patients), "identity": identity, "content_hash": content}
     ours |= {"bytes": file.stat().st_size}
@@ -222,7 +213,8 @@ def _write(
     # Minari rewrites this file in place when asked to update it; ours is complete from the start.
     (folder / METADATA).write_text(json_text(metadata), encoding="utf-8")
     rows = transitions_of(read_flat(folder / flat_name(content)), metadata).validate()
-    manifest = build_manifest(made, metadata, rows, np.concatenate(seeds), folder, references) | dict(origin.facts)
+    seeds = np.concatenate([block.seeds for block in blocks])
+    manifest = build_manifest(made, metadata, rows, seeds, folder, references) | origin.facts
     (folder / MANIFEST).write_text(json_text(manifest), encoding="utf-8")
-    write_card(folder, manifest, rows, figures=can_draw() and not recipe.records)
+    (folder / "README.md").write_text(dataset_card(manifest), encoding="utf-8")
     return manifest

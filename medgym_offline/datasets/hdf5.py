@@ -23,7 +23,6 @@ there, and smaller: a copied header has no room to grow.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError
 
-__all__ = ["INFOS", "EpisodeBlock", "EpisodeWriter", "hdf5_reason", "pack_episodes", "read_blocks"]
+__all__ = ["INFOS", "EpisodeBlock", "EpisodeWriter", "hdf5_reason", "pack_episodes", "read_episodes"]
 
 INFOS = ("cost", "dt", "time", "severity", "monitored", "costs_path", "costs_peak", "behavior_log_prob")
 """What is under `infos`, (T + 1,) float32, or (T + 1, number of costs) for the costs along the path; severity and
@@ -90,15 +89,6 @@ def _arrays(disease: Disease, steps: int, widths: tuple[int, int]) -> list[tuple
 
 
 @dataclass
-class _Template:
-    """An episode of one length in the file in memory: its name there, and its open attributes and arrays by name."""
-
-    name: bytes
-    attributes: dict[str, Any]
-    arrays: dict[str, Any]
-
-
-@dataclass
 class EpisodeWriter:
     """Writes blocks of episodes, in order, to a new `main_data.hdf5` (a context manager).
 
@@ -143,7 +133,7 @@ class EpisodeWriter:
         self._types = {kind: h5t.py_create(np.dtype(kind), logical=True) for kind in ("float32", "bool", "int64")}
         self._text = h5py.string_dtype()
         self._types["text"] = h5t.py_create(self._text, logical=True)
-        self._templates: dict[int, _Template] = {}
+        self._templates: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -169,23 +159,22 @@ class EpisodeWriter:
         widths = rows["observations"].shape[1], rows["actions"].shape[1]
         for e, (start, count) in enumerate(zip(starts.tolist(), block.lengths.tolist())):
             patient = int(rows["patient"][start])
-            draft = self._templates.get(count) or self._template(count, widths)
+            attributes, drafts = self._templates.get(count) or self._template(count, widths)
             for name, value in zip(_ATTRIBUTES, (self.episodes, int(block.seeds[e]), count, patient)):
-                draft.attributes[name].write(np.array(value, np.int64), mtype=self._types["int64"])
-            draft.attributes[_PATIENT].write(np.array(self.patients[patient], self._text))
+                attributes[name].write(np.array(value, np.int64), mtype=self._types["int64"])
+            attributes[_PATIENT].write(np.array(self.patients[patient], self._text))
             for name, values, kind, more in typed:
                 begin = start + e * more
-                draft.arrays[name].write(h5s.ALL, h5s.ALL, values[begin : begin + count + more], kind)
-            h5o.copy(self._drafts, draft.name, self._root, b"episode_%d" % self.episodes)
+                drafts[name].write(h5s.ALL, h5s.ALL, values[begin : begin + count + more], kind)
+            h5o.copy(self._drafts, b"%d" % count, self._root, b"episode_%d" % self.episodes)
             self.episodes += 1
             self.steps += count
 
-    def _template(self, count: int, widths: tuple[int, int]) -> _Template:
-        """Create an episode of `count` decisions in the file in memory."""
+    def _template(self, count: int, widths: tuple[int, int]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Create an episode of `count` decisions in the file in memory; its open attributes and arrays by name."""
         from h5py import h5a, h5d, h5g, h5s
 
-        name = b"%d" % count
-        group = h5g.create(self._drafts, name, gcpl=self._group)
+        group = h5g.create(self._drafts, b"%d" % count, gcpl=self._group)
         attributes = {n: h5a.create(group, n.encode(), self._types["int64"], self._scalar) for n in _ATTRIBUTES}
         attributes[_PATIENT] = h5a.create(group, _PATIENT.encode(), self._types["text"], self._scalar)
 
@@ -195,8 +184,8 @@ class EpisodeWriter:
                 where = h5g.create(group, b"infos", gcpl=self._group)
             space = h5s.create_simple(shape)
             arrays[ours] = h5d.create(where, stored.encode(), self._types[kind], space, self._layout)
-        draft = self._templates[count] = _Template(name, attributes, arrays)
-        return draft
+        self._templates[count] = attributes, arrays
+        return attributes, arrays
 
 
 class _Reader:
@@ -251,20 +240,17 @@ class _Reader:
         return array
 
 
-def read_blocks(
-    path: str | Path, disease: Disease, timing: str, size: int = 1000, view: str = FULL
-) -> Iterator[EpisodeBlock]:
-    """Episodes of a `main_data.hdf5` in order, `size` at a time.
+def read_episodes(path: str | Path, disease: Disease, timing: str, view: str = FULL) -> EpisodeBlock:
+    """All episodes of a `main_data.hdf5` in order.
 
     Args:
         path: The file.
         disease, timing: Give the widths of observations and actions, and the names of infos.
-        size: Episodes of a block.
         view: What the observations show.
 
     Raises:
-        DatasetError: the file is missing, locked, truncated or damaged, or an episode lacks an array, has one of
-            another shape or type, or has another number than its place says.
+        DatasetError: the file is missing, locked, truncated or damaged, holds no episodes, or an episode lacks an
+            array, has one of another shape or type, or has another number than its place says.
     """
     import h5py
 
@@ -272,16 +258,17 @@ def read_blocks(
     try:
         with h5py.File(path, "r") as file:
             widths = len(disease.seen(view)), disease.action_dim(timing)
-            reader, total = _Reader(file, path, widths, disease), len(file)
-            for first in range(0, total, size):
-                numbers = range(first, min(first + size, total))
-                yield pack_episodes([reader.episode(number) for number in numbers], first)
+            reader = _Reader(file, path, widths, disease)
+            episodes = [reader.episode(number) for number in range(len(file))]
     except FileNotFoundError:
         raise DatasetError(f"{path}: there is no such file; regenerate the dataset") from None
     except (OSError, RuntimeError) as error:
         text = " ".join(str(error).split())
         wrong = DatasetError(f"{path}: not a readable HDF5 file ({text}); regenerate the dataset")
         raise _locked(path, error) or wrong from None
+    if not episodes:
+        raise DatasetError(f"{path}: holds no episodes; regenerate the dataset")
+    return pack_episodes(episodes, 0)
 
 
 def hdf5_reason(error: Exception | str) -> str:

@@ -9,15 +9,15 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from medgym_offline.config import check, read_json
-from medgym_offline.datasets.catalogue import DATA_FILE, dataset_folder, local_folder
+from medgym_offline.datasets.catalogue import dataset_folder, local_folder
 from medgym_offline.datasets.flat import ContentHash, disease_of, flat_name, read_flat, transitions_of, write_flat
-from medgym_offline.datasets.forms import MANIFEST, METADATA, Metadata, read_manifest
-from medgym_offline.datasets.hdf5 import read_blocks
+from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, METADATA, Metadata, read_manifest
+from medgym_offline.datasets.hdf5 import read_episodes
 from medgym_offline.datasets.recipes import known_recipe
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.datasets.trust import departures
@@ -25,10 +25,6 @@ from medgym_offline.datasets.viewing import viewed
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import atomic_path, cache_folder
-from medgym_offline.progress import Progress
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["load_dataset", "read_columns", "read_metadata"]
 
@@ -43,36 +39,25 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def read_columns(
-    file: Path, metadata: dict[str, Any], progress: bool = False
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def read_columns(file: Path, metadata: dict[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """All columns of a dataset from its HDF5 file, in memory (seconds for 10,000 episodes), and its episodes' seeds.
 
     Args:
         file: `main_data.hdf5`.
         metadata: Minari's, of the same dataset.
-        progress: Show progress on standard error.
 
     Raises:
         DatasetError: the file is missing, truncated or does not have the layout.
     """
     ours = metadata["medgym"]
-    blocks, seeds = [], []
-    total = int(metadata["total_episodes"])
-    with Progress(f"reading {metadata['dataset_id']} (episodes)", total, enabled=progress) as bar:
-        for block in read_blocks(file, disease_of(metadata), ours["timing"], view=ours.get("view", FULL)):
-            blocks.append(block.columns)
-            seeds.append(block.seeds)
-            bar.advance(len(block))
-    if not blocks:
-        raise DatasetError(f"{file}: holds no episodes; regenerate the dataset")
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}, np.concatenate(seeds)
+    block = read_episodes(file, disease_of(metadata), ours["timing"], ours.get("view", FULL))
+    return block.columns, block.seeds
 
 
-def _rebuild(folder: Path, metadata: dict[str, Any], progress: bool) -> dict[str, np.ndarray]:
+def _rebuild(folder: Path, metadata: dict[str, Any]) -> dict[str, np.ndarray]:
     """Columns from the HDF5 file, also written as a flat cache: beside it, or in the user's cache folder."""
     ours = metadata["medgym"]
-    columns, _ = read_columns(folder / DATA_FILE, metadata, progress)
+    columns, _ = read_columns(folder / DATA_FILE, metadata)
     digest = ContentHash()
     digest.update(columns)
     found = digest.hexdigest(patients=ours["patients"], timing=ours["timing"], decisions=ours["decisions"])
@@ -152,7 +137,7 @@ def load_dataset(
                     break
         except (DatasetError, OSError):
             continue  # a cache that is not there, or damaged, is rebuilt
-    transitions = transitions_of(columns or _rebuild(folder, metadata, progress), metadata)
+    transitions = transitions_of(columns or _rebuild(folder, metadata), metadata)
     if split is not None:
         transitions = _side(transitions, split, folder)
     chosen = transitions if patients is None else transitions.select(patients=transitions.resolve(patients))

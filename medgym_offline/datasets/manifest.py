@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgym_offline.datasets.catalogue import MANIFEST_FORMAT
 from medgym_offline.datasets.fingerprint import Fingerprint
+from medgym_offline.datasets.forms import MANIFEST_FORMAT
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
 from medgym_offline.datasets.trust import GENERATOR

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from medgym_offline.config import check, read_json
-from medgym_offline.datasets.card import family_card, write_card
+from medgym_offline.datasets.card import dataset_card, family_card
 from medgym_offline.datasets.catalogue import local_folder
-from medgym_offline.datasets.forms import MANIFEST
+from medgym_offline.datasets.forms import MANIFEST, read_manifest
 from medgym_offline.datasets.manifest import NAMESPACE_DESCRIPTION
 from medgym_offline.datasets.remotes import Remote, RemoteError, parse_remote, split_id
 from medgym_offline.datasets.trust import departures, fetched_manifest
@@ -58,7 +58,7 @@ def publish(
 ) -> Publication:
     """Publish a dataset of this machine at `hf://ORG`, in the dataset repository `ORG/NAMESPACE`.
 
-    One commit holds the rows, Minari's metadata, the manifest, the card with its figures, the namespace's metadata and
+    One commit holds the rows, Minari's metadata, the manifest, the card, the namespace's metadata and
     its README; then a tag names it (`sepsis-ind-v0`). If somebody commits in between, the commit is prepared again on
     top of theirs. The token is that of `HF_TOKEN` or of `hf auth login`.
 
@@ -76,24 +76,17 @@ def publish(
         RemoteError: no token, a token that was refused, or a remote that does not answer.
     """
     place, (namespace, name) = parse_remote(remote), split_id(dataset)
-    tag, repository = name.replace("/", "-"), f"{place.organisation}/{namespace}"
-    manifest = _require_publishable(dataset, root)
-    if not dry_run:  # what the remote would refuse is noticed before minutes of verifying
+    tag, commit = name.replace("/", "-"), None
+    if not dry_run:  # a token that is refused is noticed before minutes of verifying
         with place.errors(f"{dataset} was not taken"):
             place.api().whoami()
-            if place.api().repo_exists(repository, repo_type="dataset"):
-                _there(place, dataset, manifest)
     with tempfile.TemporaryDirectory() as work:
-        target, commit = Path(work), None
-        _lay_out(dataset, manifest, target, root, progress)
-        if dry_run:
-            _write_shared(target, place, {dataset: manifest}, {})
-        else:
+        files = layout([dataset], work, remote, root=root, progress=progress)
+        if not dry_run:
             with place.errors(f"{dataset} was not taken"):
-                commit = _send(place, dataset, manifest, target, tag)
-        files = [(path.relative_to(target).as_posix(), path) for path in _files(target)]
-        rows = tuple((name, path.stat().st_size, sha256_file(path)) for name, path in files)
-    return Publication(dataset, repository, rows, commit, tag)
+                commit = _send(place, dataset, Path(work), tag)
+        rows = tuple((path.relative_to(work).as_posix(), path.stat().st_size, sha256_file(path)) for path in files)
+    return Publication(dataset, f"{place.organisation}/{namespace}", rows, commit, tag)
 
 
 def layout(
@@ -114,15 +107,12 @@ def layout(
     Raises:
         As :func:`publish`.
     """
+    target = Path(target)
     manifests = {dataset: _require_publishable(dataset, root) for dataset in datasets}
     for dataset, manifest in manifests.items():
-        _lay_out(dataset, manifest, Path(target), root, progress)
-    _write_shared(Path(target), parse_remote(remote), manifests, {})
-    return _files(Path(target))
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+        _lay_out(dataset, manifest, target, root, progress)
+    _write_shared(target, parse_remote(remote), manifests, {})
+    return sorted(path for path in target.rglob("*") if path.is_file())
 
 
 def _require_publishable(dataset: str, root: str | Path | None) -> dict[str, Any]:
@@ -139,7 +129,6 @@ def _require_publishable(dataset: str, root: str | Path | None) -> dict[str, Any
 
 def _lay_out(dataset: str, manifest: dict[str, Any], target: Path, root: str | Path | None, progress: bool) -> None:
     """Verify a dataset and copy what is published of it, with a fresh card, to its place below `target`."""
-    from medgym_offline.datasets.load import load_dataset
     from medgym_offline.datasets.verification import verify
 
     report = verify(dataset, root=root, progress=progress)
@@ -150,27 +139,19 @@ def _lay_out(dataset: str, manifest: dict[str, Any], target: Path, root: str | P
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for file in (*manifest["files"], MANIFEST):
         shutil.copyfile(local_folder(dataset, root) / file, folder / file)
-    write_card(folder, manifest, load_dataset(dataset, root=root, generate=False, progress=False))
+    (folder / "README.md").write_text(dataset_card(manifest), encoding="utf-8")
 
 
-def _write_shared(
-    target: Path, place: Remote, manifests: Mapping[str, dict[str, Any] | None], before: Mapping[str, Any]
-) -> None:
-    """Write the files that all datasets of a repository share.
-
-    Args:
-        target: Folder of the repository.
-        place: Where it is published.
-        manifests: Of all its datasets by id; None where one cannot be read.
-        before: The namespace's metadata as they were.
-    """
-    metadata = {"description": NAMESPACE_DESCRIPTION, **before, "datasets": sorted(manifests)}
+def _write_shared(target: Path, place: Remote, datasets: Iterable[str], before: Mapping[str, Any]) -> None:
+    """Write the files that all datasets of a repository share; `before` is the namespace's metadata as they were."""
+    known = sorted({*datasets, *before.get("datasets", ())})
+    metadata = {"description": NAMESPACE_DESCRIPTION, **before, "datasets": known}
     (target / NAMESPACE_FILE).write_text(json_text(metadata), encoding="utf-8")
-    (target / "README.md").write_text(family_card(place.url, manifests), encoding="utf-8")
+    (target / "README.md").write_text(family_card(place.url, known), encoding="utf-8")
 
 
-def _there(place: Remote, dataset: str, manifest: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The newest commit of the repository, the namespace's metadata there, and the manifest of each of its datasets.
+def _there(place: Remote, dataset: str, identity: str) -> tuple[str, dict[str, Any]]:
+    """The newest commit of the repository, and the namespace's metadata there.
 
     Raises:
         DatasetError: It has other rows under this id.
@@ -180,35 +161,34 @@ def _there(place: Remote, dataset: str, manifest: dict[str, Any]) -> tuple[str, 
     commit, full = place.commit(repository), f"{place.organisation}/{repository}"
     paths = place.api().list_repo_files(full, revision=commit, repo_type="dataset")
     namespace: dict[str, Any] = {}
+    found = None
     with tempfile.TemporaryDirectory() as work:
-        place.fetch(repository, commit, [NAMESPACE_FILE, f"*/{MANIFEST}"], Path(work))
+        place.fetch(repository, commit, [NAMESPACE_FILE, f"{name}/{MANIFEST}"], Path(work))
         if NAMESPACE_FILE in paths:
             where = f"{place.url} ({full}: {NAMESPACE_FILE})"
             namespace = read_json(Path(work) / NAMESPACE_FILE, RemoteError, "correct it", where)
             check(_Namespace, namespace, where, RemoteError, "correct it")
-        manifests: dict[str, Any] = dict.fromkeys({*namespace.get("datasets", ()), dataset})
-        for other in manifests:
-            with contextlib.suppress(DatasetError):  # one that cannot be read: the family's card has no numbers of it
-                manifests[other] = fetched_manifest(Path(work) / split_id(other)[1] / MANIFEST, other, other)
-    found = (manifests[dataset] or {}).get("identity")
-    if found != manifest["identity"] and any(path.startswith(f"{name}/") for path in paths):
+        with contextlib.suppress(DatasetError):  # one that cannot be read is not the same
+            found = fetched_manifest(Path(work) / name / MANIFEST, dataset, dataset)["identity"]
+    if found != identity and any(path.startswith(f"{name}/") for path in paths):
         stem, _, version = dataset.rpartition("-v")
         found, remedy = str(found)[:16], f"give the recipe the id {stem}-v{int(version) + 1}"
         raise DatasetError(f"{place.url} has other rows under {dataset} ({found}); these do not change: {remedy}")
-    return commit, namespace, manifests
+    return commit, namespace
 
 
-def _send(place: Remote, dataset: str, manifest: dict[str, Any], target: Path, tag: str) -> str:
+def _send(place: Remote, dataset: str, target: Path, tag: str) -> str:
     """Create the repository if need be, commit on top of its newest commit, tag; the commit."""
     from huggingface_hub.errors import HfHubHTTPError
 
     api, (namespace, name) = place.api(), split_id(dataset)
+    identity = read_manifest(target / name / MANIFEST)["identity"]
     repository, data = f"{place.organisation}/{namespace}", "dataset"
     api.create_repo(repository, repo_type=data, exist_ok=True)
-    title = f"{dataset}: identity {manifest['identity'][:16]}"
+    title = f"{dataset}: identity {identity[:16]}"
     for _ in range(RACES):
-        commit, before, manifests = _there(place, dataset, manifest)
-        _write_shared(target, place, manifests | {dataset: manifest}, before)
+        commit, before = _there(place, dataset, identity)
+        _write_shared(target, place, [dataset], before)
         try:
             made = api.upload_folder(
                 repo_id=repository, repo_type=data, folder_path=target, delete_patterns=f"{name}/*",

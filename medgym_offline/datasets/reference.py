@@ -47,11 +47,7 @@ def _candidates(recipe: Recipe, bank: SimulatorBank, behavior: Behavior) -> dict
 
 
 def reference_returns(
-    recipe: Recipe,
-    bank: SimulatorBank,
-    chosen: Sequence[int],
-    behavior: Behavior,
-    progress: bool,
+    recipe: Recipe, bank: SimulatorBank, chosen: Sequence[int], behavior: Behavior, progress: bool
 ) -> dict[str, Any]:
     """Mean undiscounted returns in the disease's default world, with residual and initial noise, actions unperturbed.
 
@@ -78,27 +74,22 @@ def reference_returns(
     # The name, not the path: the same bank in another folder has the same references.
     ids = [bank.patients[i] for i in chosen]
     seeds = episode_seeds(recipe.seed, f"reference:{bank.name}", ids, REFERENCE_EPISODES)
-    shards = [range(i, min(i + SHARD, len(chosen))) for i in range(0, len(chosen), SHARD)]
     home = bank.disease.world if bank.disease.world in bank.worlds else "own"
     other = recipe.world != home
-    names = ("random", "zero", "behavior")
-    with Progress("reference returns", (len(candidates) + 4 * other) * len(shards), enabled=progress) as bar:
+    with Progress("reference returns", len(candidates) + 4 * other, enabled=progress) as bar:
 
         def score(name: str, world: SimulatorBank) -> float:
             policy, how = candidates[name]
             settings = (how.timing, how.decisions, how.reward, how.seed, how.view, REFERENCE_EPISODES, list(chosen))
             key = json.dumps([world.content_hash, world.current_world, policy.digest, *settings])
-            if policy.digest and key in _SCORED:
-                bar.advance(len(shards), policy=name)
-                return _SCORED[key]
-            totals = []
-            for rows in shards:
-                part = world.select([chosen[i] for i in rows])
-                config = process_config(how, bank.disease.name)
-                rolled = play(part, policy, config, seeds[rows.start : rows.stop], 0.0)
-                totals.append(rolled.rewards.double().sum(-1).mean(-1).numpy())
-                bar.advance(1, policy=name)
-            _SCORED[key] = round(float(np.concatenate(totals).mean()), 4)
+            if key not in _SCORED:
+                totals = []
+                for i in range(0, len(chosen), SHARD):
+                    part, config = world.select(list(chosen[i : i + SHARD])), process_config(how, bank.disease.name)
+                    rolled = play(part, policy, config, seeds[i : i + SHARD], 0.0)
+                    totals.append(rolled.rewards.double().sum(-1).mean(-1).numpy())
+                _SCORED[key] = round(float(np.concatenate(totals).mean()), 4)
+            bar.advance(1, policy=name)
             return _SCORED[key]
 
         at_home = bank.world(home)
@@ -106,10 +97,10 @@ def reference_returns(
         learned = [name for name in candidates if not candidates[name][0].digest.startswith("builtin:")]
         # A bank without any trained policy has no expert; the best of what there is keeps the score defined.
         expert = max(learned or scores, key=lambda name: scores[name])
-        found: dict[str, Any] = {"returns": {name: scores[name] for name in names} | {"expert": scores[expert]}}
+        scored = {name: name for name in ("random", "zero", "behavior")} | {"expert": expert}
+        found: dict[str, Any] = {"returns": {key: scores[name] for key, name in scored.items()}}
         if other:
-            there = {name: score(name, bank) for name in names}
-            there["expert"] = there["behavior"] if expert == "behavior" else score(expert, bank)
+            there = {key: score(name, bank) for key, name in scored.items()}
             found["data_world"] = {"world": recipe.world, "returns": there}
     return found | {
         "expert": f"{behavior.name}-{recipe.timing}" if expert == "behavior" else expert,

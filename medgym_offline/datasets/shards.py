@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,8 +165,6 @@ def played_blocks(
         for name, cut in zip(names[-1], cuts):
             shards[name] = part, who.starting_at(cut.start), recipe, seeds[:, cut.start : cut.stop], group
     kept = folder / identity[:16]  # shards of another dataset lie beside it
-    if (before := len(list(kept.glob("*.safetensors")))) and progress:
-        print(f"{recipe.id}: going on after {before} of {len(shards)} shards", file=sys.stderr, flush=True)
     played = run(
         _shard,
         shards,

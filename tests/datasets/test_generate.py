@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medgym_offline.datasets import generate, list_recipes, load_dataset, read_recipe, shards
-from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.datasets.forms import DATA_FILE
 from medgym_offline.envs import ProcessConfig, draw_noise, episode_seeds
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import cache_folder, sha256_file
@@ -115,7 +115,7 @@ def work():
     return sorted(p.name for p in home.rglob("*") if p.is_file()) if home.is_dir() else []
 
 
-def test_an_interrupted_run_goes_on(recipe, small_shards, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_run_goes_on(recipe, small_shards, tmp_path, monkeypatch):
     whole = generate(recipe, root=tmp_path / "whole", progress=False)
     assert work() == []
     play = shards.play_shard
@@ -127,9 +127,8 @@ def test_an_interrupted_run_goes_on(recipe, small_shards, tmp_path, monkeypatch,
     assert not any((tmp_path / "again").rglob("*.hdf5"))
     monkeypatch.setattr(shards, "play_shard", play)
     rest = _Stopped(monkeypatch, at=None)
-    again = generate(recipe, root=tmp_path / "again", progress=True)
+    again = generate(recipe, root=tmp_path / "again", progress=False)
     assert rest.played == 1
-    assert "going on after 3 of 4 shards" in capsys.readouterr().err
     assert sha256_file(again.path / DATA_FILE) == sha256_file(whole.path / DATA_FILE)
     assert again.manifest["content_hash"] == whole.manifest["content_hash"]
     assert work() == []

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from medgym_offline.datasets import download, generate, publish
-from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.fingerprint import Fingerprint
+from medgym_offline.datasets.forms import DATA_FILE
 from medgym_offline.datasets.trust import recipe_seeds
 from medgym_offline.errors import DatasetError
 from tests.datasets.hub import ORG, READER, TOKEN, local_hub
@@ -85,17 +85,17 @@ def minari(hub, root, *words, token=TOKEN):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_one_commit_and_a_tag(published, made):
+def test_one_commit_and_a_tag(published):
     repository = published.repositories[REPOSITORY]
     assert len(repository.commits) == 2  # the Hub's own first one, and ours
     assert repository.tags == {"sepsis-prior-v0": repository.head}
     metadata = json.loads(repository.files["namespace_metadata.json"])
     assert metadata["datasets"] == [ID]
-    assert f"{made.steps:,}" in repository.files["README.md"].decode()
+    assert f"- [`{ID}`](sepsis-prior-v0/README.md)" in repository.files["README.md"].decode()
     assert repository.files["sepsis-prior-v0/README.md"].startswith(b"---\nlicense: odbl\n")
 
 
-def test_a_folder_laid_out_is_what_publishing_sends(hub, publication, made, root, tmp_path, real_figures):
+def test_a_folder_laid_out_is_what_publishing_sends(hub, publication, made, root, tmp_path):
     """Uploaded whole by the Hub's own client, it downloads like a published dataset."""
     written = publishing.layout([ID], tmp_path / "laid", REMOTE, root=root, progress=False)
     sent = {path.relative_to(tmp_path / "laid").as_posix(): path.read_bytes() for path in written}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medgym_offline.datasets import COLUMNS, generate, verify
-from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.datasets.forms import DATA_FILE
 from medgym_offline.datasets.rows import check_rows
 from medgym_offline.diseases.sepsis.prior import prior_bank
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from medgym_offline.config import configuration, from_values
 from medgym_offline.datasets.behaviors import Behavior, process_config, recipe_behavior
-from medgym_offline.datasets.catalogue import dataset_folder, read_manifest
+from medgym_offline.datasets.catalogue import dataset_folder
+from medgym_offline.datasets.forms import read_manifest
 from medgym_offline.datasets.load import load_dataset
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.transitions import Transitions
