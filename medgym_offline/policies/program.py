@@ -116,12 +116,10 @@ def _value(argument: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
         return [_symbol(item, known) for item in value]
     if kind == "as_scalar_type":
         return _TYPES[value]
-    if kind == "as_none":
+    if kind in ("as_none", "as_memory_format", "as_layout"):
         return None
     if kind == "as_device":
         return torch.device("cpu")
-    if kind in ("as_memory_format", "as_layout"):
-        return None
     if kind in ("as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string"):
         return [float(v) for v in value] if kind == "as_floats" else float(value) if kind == "as_float" else value
     raise ValueError(f"an argument of kind {kind}")
