@@ -32,9 +32,9 @@ class _Builtin:
     @own_defaults()
     def __init__(
         self,
-        timing: str,
-        decisions: int | None,
-        patients: Sequence[str] | None = None,
+        patients: Sequence[str] | None,
+        timing: str = "adaptive",
+        decisions: int | None = None,
         of: str = DEFAULT,
         view: str = FULL,
     ):
@@ -100,7 +100,7 @@ class ConstantPolicy(_Builtin):
         of: str = DEFAULT,
         view: str = FULL,
     ):
-        super().__init__(timing, decisions, patients, of, view)
+        super().__init__(patients, timing, decisions, of, view)
         u = torch.as_tensor(treatment, dtype=torch.float32)
         count = len(self._treatments)
         wanted = (count,) if patients is None else (len(patients), count)
@@ -125,28 +125,16 @@ class RandomPolicy(_Builtin):
 
     Every episode has its own stream, drawn by :meth:`reset`; the decision's number is read from the observation. The
     actions of one episode are therefore the same alone or in any batch. Without `reset`, episode b of a patient uses
-    the seed (`seed`, patient id, b).
+    the seed (0, patient id, b).
 
     Args:
         patients: P ids.
         timing, decisions: Of the decision process.
-        seed: Root of the streams used without `reset`.
+        of: Name of the disease.
     """
 
-    @own_defaults()
-    def __init__(
-        self,
-        patients: Sequence[str],
-        timing: str = "adaptive",
-        decisions: int | None = None,
-        seed: int = 0,
-        of: str = DEFAULT,
-        view: str = FULL,
-    ):
-        super().__init__(timing, decisions, patients, of, view)
-        self.seed = seed
-        self._table: Tensor | None = None
-        self._was_reset = False
+    _table: Tensor | None = None
+    _was_reset = False
 
     @own_defaults()
     def reset(self, seeds: np.ndarray) -> None:
@@ -164,10 +152,9 @@ class RandomPolicy(_Builtin):
         """(P, B, d) -> (P, B, A)."""
         count, episodes = observations.shape[:2]
         if self._table is None or self._table.shape[:2] != (count, episodes):
-            if self._was_reset:
-                raise PolicyError("the random policy was reset for another number of episodes; call reset(seeds) first")
-            own = self.patients or ()
-            self._draw([[derive_seed(self.seed, "random-policy", p, b) for b in range(episodes)] for p in own])
+            if self._was_reset or self.patients is None:
+                raise PolicyError("the random policy has no seeds for so many episodes; call reset(seeds) first")
+            self._draw([[derive_seed(0, "random-policy", p, b) for b in range(episodes)] for p in self.patients])
         assert self._table is not None
         done = torch.round((1.0 - observations[..., self._left]) * self.decisions).long().clamp(0, self.decisions - 1)
         return self._table.gather(2, done[..., None, None].expand(-1, -1, 1, self.action_dim))[:, :, 0]
@@ -201,7 +188,7 @@ class ClinicianPolicy(_Builtin):
         of: str = DEFAULT,
         view: str = FULL,
     ):
-        super().__init__(timing, decisions, patients, of, view)
+        super().__init__(patients, timing, decisions, of, view)
         given, hours, count = torch.as_tensor(schedule, dtype=torch.float32), int(self._horizon), len(self._treatments)
         if given.dim() != 3 or given.shape[0] != len(patients) or given.shape[2] != count:
             wanted = (len(patients), "times", count)
@@ -251,7 +238,7 @@ class RulePolicy(_Builtin):
 
     @own_defaults()
     def __init__(self, bank: Any, timing: str = "adaptive", decisions: int | None = None, view: str = FULL):
-        super().__init__(timing, decisions, bank.patients, bank.disease.name, view)
+        super().__init__(bank.patients, timing, decisions, bank.disease.name, view)
         self._bank = bank
 
     @torch_or_numpy

@@ -20,7 +20,8 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -49,10 +50,12 @@ __all__ = [
     "REMEDY",
     "actor_header",
     "actor_of",
+    "header_of",
     "load_checkpoint",
     "load_safetensors",
     "patient_file_stem",
     "patient_of_stem",
+    "reading",
     "save_policy",
     "zip_names",
 ]
@@ -159,13 +162,22 @@ def save_policy(policy: StackedActor | HistoryPolicy, path: str | Path, dtype: t
     return target
 
 
+@contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Whatever a library raises inside while it reads the file `path`, as one line: a damaged `kind`."""
+    try:
+        yield
+    except PolicyError:
+        raise
+    except Exception as error:  # of many kinds
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PolicyError(f"{path}: damaged {kind} ({reason[:160]}); copy or save it again") from None
+
+
 def zip_names(path: Path, max_bytes: int) -> list[str]:
     """Names in a zip archive, if it unpacks to no more than `max_bytes`; a `PolicyError` otherwise."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise PolicyError(f"{path}: damaged or truncated ({error}); copy or save it again") from None
+    with reading(path, "archive"), zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
     if sum(e.file_size for e in entries) > max_bytes:
         raise PolicyError(f"{path}: unpacks to more than {max_bytes / 2**20:.0f} MB, the limit for a policy")
     return [e.filename for e in entries]
@@ -173,14 +185,11 @@ def zip_names(path: Path, max_bytes: int) -> list[str]:
 
 def load_safetensors(path: Path) -> StackedActor | HistoryPolicy:
     """Our own safetensors file; `PolicyError` if it is none."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if header else {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise PolicyError(f"{path}: damaged or truncated safetensors file ({error}); copy or save it again") from None
+    with reading(path, "safetensors file"), safe_open(path, framework="pt") as file:
+        header = (file.metadata() or {}).get(_KEY)
+        tensors = {name: file.get_tensor(name) for name in file.keys()} if header else {}  # noqa: SIM118
     if header is None:
         raise PolicyError(f"{path}: safetensors without the metadata {_KEY!r}, so not a policy; {REMEDY}")
     return _build(path, header, tensors)
@@ -207,16 +216,18 @@ def load_checkpoint(path: Path, max_bytes: int) -> StackedActor | HistoryPolicy:
     return _build(path, content["header"], tensors)
 
 
+def header_of(path: Path, text: str, unsaid: Mapping[str, Any]) -> Header:
+    """The header of a file from its JSON; `unsaid` holds where it says nothing. `PolicyError` if it is wrong."""
+    with reading(path, "header"):
+        values = {**unsaid, **json.loads(text, parse_constant=lambda _: None)}  # results are JSON, which knows no NaN
+    if (found := values.get("format")) != FORMAT:
+        raise PolicyError(f"{path}: policy format {found!r} is not {FORMAT!r}; update medgym-offline or save it again")
+    return from_values(Header, values, str(path))
+
+
 def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor | HistoryPolicy:
     """The actor that header and tensors describe; whatever is wrong names the file."""
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise PolicyError(f"{path}: its header is not JSON ({error}); save the policy again") from None
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        found = values.get("format") if isinstance(values, dict) else type(values).__name__
-        raise PolicyError(f"{path}: policy format {found!r} is not {FORMAT!r}; update medgym-offline or save it again")
-    header = from_values(Header, values, str(path))
+    header = header_of(path, text, {})
     try:
         return _assemble(header, tensors)
     except MedGymError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 import zipfile
@@ -14,17 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.registry import DEFAULT, list_diseases
+from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.diseases.views import FULL
-from medgym_offline.errors import MissingExtraError, PolicyError, unknown_name
+from medgym_offline.errors import MissingExtraError, PolicyError, UnknownNameError, unknown_name
+from medgym_offline.policies.files import FORMAT, header_of, reading
 from medgym_offline.policies.history import HistoryPolicy
 from medgym_offline.policies.limits import TimeLimits
 from medgym_offline.policies.protocol import Policy, disease_of_policy, seen_width, timing_of_width, torch_or_numpy
 from medgym_offline.stack import Steps
-from medgym_offline.windows import LONGEST, window_width
+from medgym_offline.windows import window_width
 
-__all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "facts_of", "load_onnx", "load_torchscript", "policy_of"]
+__all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "policy_of", "read_onnx", "read_torchscript"]
 
 EXTRA_FILE = "medgym-policy.json"
 """Name of the header inside the TorchScript and ONNX files that this package exports."""
@@ -32,6 +32,8 @@ EXTRA_FILE = "medgym-policy.json"
 # TorchScript runs in its own interpreter without Python, but these operators reach the file system, and
 # __setstate__ would run while loading. A policy needs none of them.
 _FORBIDDEN = re.compile(rb"\b(from_file|__setstate__|torch\.save|torch\.load|ops\.(?!aten\b|prim\b)\w+|aten\.save)\b")
+# What the header of a file with a module need not say.
+_UNSAID = {"format": FORMAT, "timing": "adaptive", "sizes": [1, 1], "activation": "tanh"}
 _FORM = (
     "export a function from observations (N, {}) alone to actions, with a free batch axis N: dynamic_axes={{'INPUT': "
     "{{0: 'N'}}}} of torch.onnx.export, or TorchScript without its size"
@@ -71,7 +73,9 @@ class ModulePolicy:
         steps: Steps | None = None,
     ):
         definition = find_disease(disease)
-        self.disease, self.view, self.observation_dim = disease, view, _columns(disease, view, steps, name)
+        self.disease, self.view, self.observation_dim = disease, view, seen_width(definition, view, name)
+        if steps is not None:
+            self.observation_dim = window_width(self.observation_dim, steps.action, steps.history)
         self.decisions, self.provenance = decisions, dict(provenance or {})
         self._module, self._name, self._limits = module, name, limits or TimeLimits()
         few, many = (definition.action_dim(timing) for timing in ("fixed", "adaptive"))
@@ -82,7 +86,8 @@ class ModulePolicy:
         except PolicyError:
             raise
         except Exception as error:  # whatever the foreign module raises; its last line says why
-            failed = f"{name}: fails on 2 observations of {width} columns ({_reason(error, -1)})"
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:160]
+            failed = f"{name}: fails on 2 observations of {width} columns ({reason})"
             raise PolicyError(f"{failed}; {_FORM.format(width)}") from None
         if not bool(torch.isfinite(answer.float()).all()):
             raise PolicyError(f"{name}: answers an observation of zeros with values that are not finite; retrain it")
@@ -159,16 +164,24 @@ class PolicyCollection:
         return PolicyCollection({p: self._policies[p] for p in patients})
 
 
-def _columns(disease: str, view: str, steps: Steps | None, name: str) -> int:
-    """Width of what a module of that name reads."""
-    width = seen_width(find_disease(disease), view, name)
-    return width if steps is None else window_width(width, steps.action, steps.history)
+def policy_of(
+    module: Callable[[Tensor], Any], header: str, path: Path, disease: str | None = None, view: str | None = None
+) -> ModulePolicy | HistoryPolicy:
+    """The policy of a file's module and of our header in it ("" for none); with a memory, if it reads windows.
 
-
-def policy_of(module: Callable[[Tensor], Any], path: Path, facts: Mapping[str, Any]) -> ModulePolicy | HistoryPolicy:
-    """The policy of a file's module; with a memory, if what it reads are windows."""
-    policy = ModulePolicy(module, str(path), **facts)
-    return HistoryPolicy(policy, facts["steps"].history) if facts.get("steps") else policy
+    Disease and view are of a file that names none. See `load_policy`.
+    """
+    said = header_of(path, header or "{}", {**_UNSAID, "disease": disease or DEFAULT})
+    seen = said.view if header else view or FULL  # our own header leaves out what is usual
+    try:
+        width = find_disease(said.disease).action_dim(said.timing)
+    except UnknownNameError as error:
+        raise PolicyError(f"{path}: {error}") from None
+    steps = None if said.history == 1 else Steps(said.history, width)
+    policy = ModulePolicy(
+        module, str(path), said.decisions, said.provenance, disease=said.disease, view=seen, steps=steps
+    )
+    return policy if steps is None else HistoryPolicy(policy, steps.history)
 
 
 def _made_for(policy: Policy) -> str:
@@ -177,31 +190,28 @@ def _made_for(policy: Policy) -> str:
     return f"{disease_of_policy(policy)}, view {view}, {policy.timing} timing, K={policy.decisions}"
 
 
-def load_torchscript(path: Path, disease: str | None = None, view: str | None = None) -> ModulePolicy | HistoryPolicy:
-    """A TorchScript module as a policy; refused if its code touches files. See `load_policy`."""
+def read_torchscript(path: Path) -> tuple[Callable[[Tensor], Any], str]:
+    """Module and header of a TorchScript file; refused if its code touches files."""
     extra = {EXTRA_FILE: ""}
-    try:
+    with reading(path, "TorchScript file"), warnings.catch_warnings():
         with zipfile.ZipFile(path) as archive:
             code = b"\n".join(archive.read(name) for name in archive.namelist() if name.endswith(".py"))
         if found := _FORBIDDEN.search(code):
             used = f"the TorchScript code uses {found.group(1).decode()!r}, which a policy does not need"
             raise PolicyError(f"{path}: {used}; export the bare network")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra).eval()
-    except (RuntimeError, zipfile.BadZipFile, OSError) as error:
-        raise PolicyError(f"{path}: damaged TorchScript file ({_reason(error)}); export it again") from None
-    return policy_of(module, path, facts_of(extra[EXTRA_FILE], path, disease, view))
+        warnings.simplefilter("ignore")
+        module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra).eval()
+    return module, extra[EXTRA_FILE]
 
 
-def load_onnx(path: Path, disease: str | None = None, view: str | None = None) -> ModulePolicy | HistoryPolicy:
-    """An ONNX model with one input (N, d) and one output (N, A) as a policy. See `load_policy`."""
+def read_onnx(path: Path) -> tuple[Callable[[Tensor], Any], str]:
+    """Function and header of an ONNX model with one input (N, d) and one output (N, A)."""
     try:
         import onnx
         import onnxruntime
     except ImportError:
         raise MissingExtraError.of("onnx and onnxruntime", "onnx", f"{path}: an ONNX policy") from None
-    try:
+    with reading(path, "ONNX file"):
         content = path.read_bytes()
         if (second := next(_outside(onnx.load_model_from_string(content)), None)) is not None:
             raise PolicyError(
@@ -209,50 +219,18 @@ def load_onnx(path: Path, disease: str | None = None, view: str | None = None) -
                 "into one: torch.onnx.export(..., external_data=False), or onnx.save(onnx.load(FILE), NEW_FILE)"
             )
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    except PolicyError:
-        raise
-    except Exception as error:
-        raise PolicyError(f"{path}: damaged ONNX file ({_reason(error)}); export it again") from None
-    facts = facts_of(session.get_modelmeta().custom_metadata_map.get(EXTRA_FILE, ""), path, disease, view)
-    width = _columns(facts["disease"], facts["view"], facts.get("steps"), str(path))
-    shapes = {put.name: put.shape for put in session.get_inputs()}
-    name, shape = next(iter(shapes.items()), ("nothing", []))
+    inputs = [(put.name, tuple(put.shape)) for put in session.get_inputs()]
     # An axis that is free has a name, one that is fixed is a number.
-    free = len(shapes) == 1 and len(shape) == 2 and not isinstance(shape[0], int)
-    if not free or (isinstance(shape[1], int) and shape[1] != width):
-        takes = "; ".join(f"{name[:40]} {tuple(shape)}" for name, shape in shapes.items()) or name
-        raise PolicyError(f"{path}: takes {takes[:120]}; {_FORM.format(width)}")
+    fixed = [axis if isinstance(axis, int) else None for _, shape in inputs for axis in shape]
 
     def run(observations: Tensor) -> Tensor:
-        return torch.from_numpy(np.asarray(session.run(None, {name: observations.numpy()})[0], dtype=np.float32))
+        if len(inputs) != 1 or fixed not in ([None, None], [None, observations.shape[1]]):
+            takes = "; ".join(f"{name[:40]} {shape}" for name, shape in inputs)
+            raise ValueError(f"it takes {takes[:120] or 'nothing'}")
+        answers = session.run(None, {inputs[0][0]: observations.numpy()})
+        return torch.from_numpy(np.asarray(answers[0], dtype=np.float32))
 
-    return policy_of(run, path, facts)
-
-
-def _reason(error: Exception, line: int = 0) -> str:
-    """One line of an error of somebody else's code."""
-    return (str(error).strip() or type(error).__name__).splitlines()[line].strip()[:160]
-
-
-def facts_of(header: str, path: Path, disease: str | None, view: str | None) -> dict[str, Any]:
-    """Arguments of `ModulePolicy` that our header inside a foreign file states, where there is one."""
-    try:
-        found = json.loads(header, parse_constant=lambda _: None)  # results are JSON, which knows no NaN
-        decisions, provenance, named = found.get("decisions"), found.get("provenance"), found.get("disease")
-    except (ValueError, AttributeError, RecursionError):
-        return {"disease": disease or DEFAULT, "view": view or FULL}
-    if named is not None and named not in list_diseases():
-        raise PolicyError(f"{path}: disease {named!r} is not installed; known: {', '.join(list_diseases())}")
-    known = isinstance(decisions, int) and not isinstance(decisions, bool) and decisions > 0
-    definition, history, timing = find_disease(named or disease or DEFAULT), found.get("history"), found.get("timing")
-    windows = type(history) is int and 1 < history <= LONGEST and timing in ("fixed", "adaptive")
-    return {
-        "decisions": decisions if known else None,
-        "provenance": provenance if isinstance(provenance, dict) else {},
-        "disease": named or disease or DEFAULT,
-        "view": str(found.get("view") or FULL),  # our own header leaves out what is usual
-        "steps": Steps(history, definition.action_dim(timing)) if windows else None,
-    }
+    return run, session.get_modelmeta().custom_metadata_map.get(EXTRA_FILE, "")
 
 
 def _outside(message: Any) -> Iterator[str]:

@@ -16,9 +16,9 @@ from medgym_offline.policies.files import (
     patient_of_stem,
     zip_names,
 )
-from medgym_offline.policies.foreign import PolicyCollection, load_onnx, load_torchscript
+from medgym_offline.policies.foreign import PolicyCollection, policy_of, read_onnx, read_torchscript
 from medgym_offline.policies.history import HistoryPolicy
-from medgym_offline.policies.program import is_program, load_program
+from medgym_offline.policies.program import is_program, read_program
 from medgym_offline.policies.protocol import Policy
 
 __all__ = ["load_policy"]
@@ -59,16 +59,16 @@ def load_policy(
     if head[:4] == b"PK\x03\x04":
         names = zip_names(path, max_bytes)
         if any(part.split("/")[1:2] == ["code"] for part in names):
-            return load_torchscript(path, disease, view)
+            return policy_of(*read_torchscript(path), path, disease, view)
         if is_program(names):
-            return load_program(path, disease, view)
+            return policy_of(*read_program(path), path, disease, view)
         return load_checkpoint(path, max_bytes)
     if len(head) > 8 and head[8:9] == b"{":
         return load_safetensors(path)
     if head[:1] == b"\x80":
         raise PolicyError(f"{path}: a Python pickle, which could run code when opened, so it was not; {REMEDY}")
     if head[:1] == b"\x08" and path.suffix == ".onnx":
-        return load_onnx(path, disease, view)
+        return policy_of(*read_onnx(path), path, disease, view)
     raise PolicyError(f"{path}: not a policy file (begins with {head[:8]!r}); {REMEDY}")
 
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from medgym_offline.errors import PolicyError
-from medgym_offline.policies.foreign import EXTRA_FILE, ModulePolicy, facts_of, policy_of
-from medgym_offline.policies.history import HistoryPolicy
+from medgym_offline.policies.files import reading
+from medgym_offline.policies.foreign import EXTRA_FILE
 
-__all__ = ["is_program", "load_program"]
+__all__ = ["is_program", "read_program"]
 
 _OPERATORS = """
     __and__ __or__ _log_softmax _softmax _to_copy _unsafe_view abs add addmm alias amax amin arange argmax argmin
@@ -48,22 +48,14 @@ def is_program(names: list[str]) -> bool:
     return any(name.partition("/")[2].startswith("models/") or "serialized_exported_program" in name for name in names)
 
 
-def load_program(path: Path, disease: str | None = None, view: str | None = None) -> ModulePolicy | HistoryPolicy:
-    """A program of `torch.export` from observations or windows (N, d) to actions (N, A). See `load_policy`.
+def read_program(path: Path) -> tuple[Callable[[Tensor], Tensor], str]:
+    """Function and header of a program of `torch.export`, from observations or windows (N, d) to actions (N, A).
 
     Raises:
-        PolicyError: The file is damaged, pickles its weights, uses an operator that is not listed, or has a fixed
-            number of observations.
+        PolicyError: The file is damaged, pickles its weights, or uses an operator that is not listed.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            program, header = _read(archive, path)
-    except PolicyError:
-        raise
-    except (KeyError, TypeError, ValueError, IndexError, zipfile.BadZipFile, OSError, RuntimeError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise PolicyError(f"{path}: damaged torch.export program ({reason[:160]}); save it again") from None
-    return policy_of(program, path, facts_of(header, path, disease, view))
+    with reading(path, "torch.export program"), zipfile.ZipFile(path) as archive:
+        return _read(archive, path)
 
 
 class _Program:
@@ -124,12 +116,10 @@ def _value(argument: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
         return [_symbol(item, known) for item in value]
     if kind == "as_scalar_type":
         return _TYPES[value]
-    if kind == "as_none":
+    if kind in ("as_none", "as_memory_format", "as_layout"):
         return None
     if kind == "as_device":
         return torch.device("cpu")
-    if kind in ("as_memory_format", "as_layout"):
-        return None
     if kind in ("as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string"):
         return [float(v) for v in value] if kind == "as_floats" else float(value) if kind == "as_float" else value
     raise ValueError(f"an argument of kind {kind}")

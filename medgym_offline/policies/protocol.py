@@ -81,11 +81,11 @@ def seen_width(disease: Disease, view: str, whose: str) -> int:
 
 def timing_of_width(disease: Disease, width: int) -> str:
     """ "fixed" for actions of as many columns as the disease has treatments, "adaptive" for one more; `PolicyError`."""
-    for timing in ("fixed", "adaptive"):
-        if width == disease.action_dim(timing):
-            return timing
     few, many = disease.action_dim("fixed"), disease.action_dim("adaptive")
-    raise PolicyError(f"actions have width {width}; {disease.name}: fixed timing needs {few}, adaptive timing {many}")
+    if width not in (few, many):
+        needs = f"fixed timing needs {few}, adaptive timing {many}"
+        raise PolicyError(f"actions have width {width}; {disease.name}: {needs}")
+    return "fixed" if width == few else "adaptive"
 
 
 def _check_observations(policy: Policy, observations: Tensor) -> None:
@@ -110,13 +110,11 @@ def torch_or_numpy(act: Callable[[P, Tensor], Tensor]) -> Callable[[P, Any], Any
     @own_defaults()
     @functools.wraps(act)
     def wrapped(self: P, observations: Any) -> Any:
-        if isinstance(observations, Tensor):
-            _check_observations(self, observations)  # type: ignore[arg-type]
-            with torch.no_grad():
-                return act(self, observations)
-        tensor = torch.as_tensor(np.asarray(observations, dtype=np.float32))
+        given = isinstance(observations, Tensor)
+        tensor = observations if given else torch.as_tensor(np.asarray(observations, dtype=np.float32))
         _check_observations(self, tensor)  # type: ignore[arg-type]
         with torch.no_grad():
-            return act(self, tensor).numpy()
+            actions = act(self, tensor)
+        return actions if given else actions.numpy()
 
     return wrapped

@@ -20,11 +20,11 @@ from medgym_offline.evaluation.binding import resolve_policy
 from medgym_offline.evaluation.ope.density import perturbed_policy
 from medgym_offline.offline import OfflineConfig, train
 from medgym_offline.offline.data import stack_transitions
-from medgym_offline.policies import HistoryPolicy, StackedActor, load_policy, save_policy
+from medgym_offline.policies import HistoryPolicy, StackedActor, save_policy
 from medgym_offline.sequences import NETWORKS
-from medgym_offline.stack import StackedMLP, Steps
+from medgym_offline.stack import Steps
 from medgym_offline.windows import split_windows, window_width
-from tests.helpers import edit, refused
+from tests.helpers import refused
 from tests.offline.toy import DECISIONS, toy
 from tests.rolled import rolled
 
@@ -267,33 +267,3 @@ def test_rows_that_are_not_whole_episodes_are_refused():
     stack_transitions(some, "pop", OfflineConfig())
     with pytest.raises(DatasetError, match=r"medgym/toy: next_observations.*history=2 needs whole episodes.*history=1"):
         stack_transitions(some, "pop", OfflineConfig(history=2))
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"history": 3}, "input width 54, expected 39 columns of history=3"),
-        ({"history": 1}, "input width 54, expected 9 observation columns"),
-        ({"history": 0}, "history"),
-        ({"network": "lstm"}, "network"),
-        ({"network": "mlp"}, "tensors do not have the shapes"),
-        ({"sizes": [54, 7, 8, 4]}, "hidden widths of a transformer"),
-        ({"sizes": [54, 4]}, r"'transformer' with sizes \[54, 4\]"),
-    ],
-)
-def test_files_that_contradict_themselves_are_refused(changes, words, tmp_path):
-    path = save_policy(HistoryPolicy(Recorder(("a",), kind="transformer"), 4), tmp_path / "p.safetensors")
-    edit(path, path, changes)
-    refused(PolicyError, words, lambda: load_policy(path))
-
-
-def test_a_folder_of_files_is_one_policy(tmp_path):
-    whole = HistoryPolicy(Recorder(("a", "b")), 4)
-    for patient in ("a", "b"):
-        save_policy(whole.select([patient]), tmp_path / f"{patient}.safetensors")
-    again = load_policy(tmp_path)
-    for _ in range(2):
-        observations = torch.rand(2, 3, 9)
-        assert torch.equal(again.act(observations), whole.act(observations))
-    save_policy(StackedActor(StackedMLP(1, (9, 4)), ["c"], 20), tmp_path / "c.safetensors")
-    refused(PolicyError, "policies with a history are of one form in a folder", lambda: load_policy(tmp_path))

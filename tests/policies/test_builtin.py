@@ -98,3 +98,4 @@ def test_bad_input_is_named(tiny_bank):
     with pytest.raises(PolicyError, match="patient b has no charted"):
         ClinicianPolicy(torch.stack([torch.zeros(96, 3), torch.full((96, 3), torch.nan)]), ["a", "b"])
     refused(PolicyError, "2 patients, the policy 4", lambda: builtin_policy("random", tiny_bank).act(observe(0, 20, 2)))
+    refused(PolicyError, r"call reset\(seeds\)", lambda: RandomPolicy(None).act(observe(0, 20)))

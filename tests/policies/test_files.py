@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from medgym_offline.errors import MedGymError
-from medgym_offline.policies import ModulePolicy, StackedActor, load_policy, save_policy
+from medgym_offline.policies import ModulePolicy, load_policy, save_policy
 from tests.helpers import edit
-from tests.policies.test_formats import IDS, OBSERVATIONS, actor
+from tests.policies.test_formats import IDS, OBSERVATIONS, actor, remembering
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -56,24 +56,32 @@ def test_a_pickle_is_refused_unopened(tmp_path, suffix, kind):
 
 
 @pytest.mark.parametrize(
-    ("header", "tensors", "words"),
+    ("kind", "header", "tensors", "words"),
     [
-        ({"format": "medgym-policy/9"}, {}, "'medgym-policy/9' is not 'medgym-policy/1'"),
-        ({"timing": "fixed"}, {}, "output width 4 with timing 'fixed'"),
-        ({"sizes": [9, 8, 4]}, {}, "do not have the shapes"),
-        ({"patients": ["a", "b"]}, {}, "2 networks"),
-        ({"patients": ["a", "a", "b"]}, {}, "same patient twice"),
-        ({"activation": "eval"}, {}, "unknown activation 'eval'"),
-        ({"decisions": -2}, {}, "'decisions' is -2"),
-        ({}, {"layers.0.bias": None}, "do not have the shapes"),
-        ({}, {"extra": torch.zeros(2)}, "do not have the shapes"),
-        ({}, {"layers.2.bias": torch.full((3, 1, 4), torch.nan)}, "layers.2.bias is not finite"),
-        ({}, {"log_std": torch.zeros(2, 4)}, "log_std has shape"),
+        ("mlp", {"format": "medgym-policy/9"}, {}, "'medgym-policy/9' is not 'medgym-policy/1'"),
+        ("mlp", {"timing": "fixed"}, {}, "output width 4 with timing 'fixed'"),
+        ("mlp", {"sizes": [9, 8, 4]}, {}, "do not have the shapes"),
+        ("mlp", {"patients": ["a", "b"]}, {}, "2 networks"),
+        ("mlp", {"patients": ["a", "a", "b"]}, {}, "same patient twice"),
+        ("mlp", {"activation": "eval"}, {}, "unknown activation 'eval'"),
+        ("mlp", {"decisions": -2}, {}, "'decisions' is -2"),
+        ("mlp", {}, {"layers.0.bias": None}, "do not have the shapes"),
+        ("mlp", {}, {"extra": torch.zeros(2)}, "do not have the shapes"),
+        ("mlp", {}, {"layers.2.bias": torch.full((3, 1, 4), torch.nan)}, "layers.2.bias is not finite"),
+        ("mlp", {}, {"log_std": torch.zeros(2, 4)}, "log_std has shape"),
+        ("transformer", {"history": 4}, {}, "input width 39, expected 54 columns of history=4"),
+        ("transformer", {"history": 1}, {}, "input width 39, expected 9 observation columns"),
+        ("transformer", {"history": 0}, {}, "history"),
+        ("transformer", {"network": "lstm"}, {}, "network"),
+        ("transformer", {"network": "mlp"}, {}, "tensors do not have the shapes"),
+        ("transformer", {"sizes": [39, 7, 8, 4]}, {}, "hidden widths of a transformer"),
+        ("transformer", {"sizes": [39, 4]}, {}, r"'transformer' with sizes \[39, 4\]"),
     ],
 )
-def test_header_and_tensors_are_checked(tmp_path, header, tensors, words):
+def test_header_and_tensors_are_checked(tmp_path, kind, header, tensors, words):
     path = tmp_path / "p.safetensors"
-    edit(save_policy(actor("tanh", False), path), path, header, **tensors)
+    policy = actor("tanh", False) if kind == "mlp" else remembering(kind, False)
+    edit(save_policy(policy, path), path, header, **tensors)
     unreadable(path, words)
 
 
@@ -162,12 +170,15 @@ def test_torchscript_that_touches_files_is_refused(tmp_path):
 
 
 def test_a_folder_of_our_files_becomes_one_stack_and_others_are_refused(tmp_path):
-    stack = actor("tanh", False)
-    for patient in IDS:
-        save_policy(stack.select([patient]), tmp_path / f"{patient.replace('/', '__')}.safetensors")
-    again = load_policy(tmp_path)
-    assert isinstance(again, StackedActor)
-    assert torch.equal(again.select(IDS).act(OBSERVATIONS), stack.act(OBSERVATIONS))
+    for stack in (remembering("mlp", False), actor("tanh", False)):
+        for patient in IDS:
+            save_policy(stack.select([patient]), tmp_path / f"{patient.replace('/', '__')}.safetensors")
+        again = load_policy(tmp_path).select(IDS)
+        assert type(again) is type(stack)
+        for seen in (OBSERVATIONS, OBSERVATIONS.flip(1)):
+            assert torch.equal(again.act(seen), stack.act(seen))
+    save_policy(remembering("mlp", False).select(["c"]), tmp_path / "c.safetensors")
+    unreadable(tmp_path, "policies with a history are of one form in a folder")
     (tmp_path / "c.safetensors").rename(tmp_path / "d.safetensors")
     unreadable(tmp_path, "its name says d")
     (tmp_path / "empty").mkdir()
@@ -228,7 +239,7 @@ def test_onnx_with_weights_in_a_second_file_is_refused(tmp_path, constant, monke
 @pytest.mark.parametrize("batch", [1, 32])
 def test_onnx_with_a_fixed_batch_names_the_axis(tmp_path, batch):
     (tmp_path / "p.onnx").write_bytes(onnx_model(np.ones((9, 4)), (batch, 9)).SerializeToString())
-    unreadable(tmp_path / "p.onnx", rf"takes x \({batch}, 9\); .*free batch axis N: dynamic_axes")
+    unreadable(tmp_path / "p.onnx", rf"takes x \({batch}, 9\)\); .*free batch axis N: dynamic_axes")
 
 
 def test_onnx_without_an_input_or_with_another_width_is_told_what_to_export(tmp_path):
@@ -238,4 +249,4 @@ def test_onnx_without_an_input_or_with_another_width_is_told_what_to_export(tmp_
     del model.graph.node[:], model.graph.input[:]
     model.graph.initializer[0].name = "y"
     (tmp_path / "none.onnx").write_bytes(model.SerializeToString())
-    unreadable(tmp_path / "none.onnx", "takes nothing; export a function from observations")
+    unreadable(tmp_path / "none.onnx", r"takes nothing\); export a function from observations")

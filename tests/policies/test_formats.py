@@ -1,13 +1,13 @@
 """One contract over every format of a policy: what comes back from a file acts as what was written."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 
 from medgym_offline.errors import MedGymError
-from medgym_offline.evaluation import evaluate
 from medgym_offline.policies import (
     HistoryPolicy,
     StackedActor,
@@ -28,8 +28,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 IDS = ("mimic-iii/1", "mimic-iv/2", "c")
 OBSERVATIONS = torch.randn(3, 20, 9, generator=torch.Generator().manual_seed(0))
 KINDS = ("tanh", "relu", "silu", "codebook")
-EXPORTS = {".pt": export_torchscript, ".pt2": export_program, ".onnx": export_onnx}
-NEEDS = {".pt2": "torch.export.pt2_archive", ".onnx": "onnxruntime"}
+EXPORTS = {".pt": export_torchscript}
+EXPORTS |= {".pt2": export_program} if find_spec("torch.export.pt2_archive") else {}
+EXPORTS |= {".onnx": export_onnx} if find_spec("onnxruntime") else {}
 
 
 def actor(kind, shared, width=4):
@@ -69,8 +70,6 @@ def test_own_files_hold_everything(tmp_path, suffix, kind, shared, width):
     ("kind", "shared"), [("tanh", False), ("relu", True), ("silu", True), ("codebook", False), ("codebook", True)]
 )
 def test_exports_act_alike(tmp_path, suffix, kind, shared):
-    if suffix in NEEDS:
-        pytest.importorskip(NEEDS[suffix])
     export = EXPORTS[suffix]
     policy = actor(kind, shared)
     wanted = policy.act(OBSERVATIONS)
@@ -99,8 +98,6 @@ def remembering(kind, shared, width=4, history=3):
 )
 def test_what_is_remembered_lies_outside_the_file(tmp_path, suffix, kind, shared, width):
     """Decision after decision, in a batch of any size, with what was played in place of what was answered."""
-    if suffix in NEEDS:
-        pytest.importorskip(NEEDS[suffix])
     policy = remembering(kind, shared, width)
     found = load_policy(EXPORTS[suffix](policy, tmp_path / ("exported" + suffix * shared)))
     assert isinstance(found, HistoryPolicy)
@@ -120,19 +117,9 @@ def test_what_is_remembered_lies_outside_the_file(tmp_path, suffix, kind, shared
                 one.took(answer + 0.1)
 
 
-@pytest.mark.parametrize("suffix", EXPORTS)
-def test_an_exported_history_scores_as_the_native_file(tmp_path, suffix, tiny_bank):
-    if suffix in NEEDS:
-        pytest.importorskip(NEEDS[suffix])
-    policy = remembering("mlp", True)
-    files = [save(policy, tmp_path / "native.safetensors"), EXPORTS[suffix](policy, tmp_path / f"exported{suffix}")]
-    native, exported = (evaluate(file, bank=tiny_bank, episodes=3, worlds=["own"]) for file in files)
-    assert exported.policy["sha256"] != native.policy["sha256"]
-    for name, values in native.metrics.items():
-        assert exported.metrics[name] == pytest.approx(values, rel=1e-3, abs=1e-3), name
-
-
-@pytest.mark.parametrize("change", [{"history": 5}, {"history": 1}, {"history": "3"}, {"timing": "fixed"}])
+@pytest.mark.parametrize(
+    "change", [{"history": 5}, {"history": 1}, {"history": "3"}, {"timing": "fixed"}, {"disease": "asthma"}]
+)
 def test_a_header_that_contradicts_its_network_is_one_line(tmp_path, change):
     path = export_torchscript(remembering("mlp", True), tmp_path / "p.pt")
     extra = {EXTRA_FILE: ""}
