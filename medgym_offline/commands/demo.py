@@ -5,9 +5,11 @@ dataset -> DQN, CQL, GCQL (Ind and Pop) -> evaluation in two worlds -> report, r
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,7 +114,8 @@ def run_demo(
     worlds = [world for world in dict.fromkeys((bank.current_world, "crossfit")) if world in bank.worlds]
     asked: dict[str, Any] = {"timing": data.timing, "patients": ids, "episodes": episodes, "bank": bank}
     asked |= {"worlds": worlds, "dataset": data, "progress": True, "workers": None}
-    evaluations = {name: evaluate(policy, **asked) for name, policy in policies.items()}
+    with _datasets_in(minari):
+        evaluations = {name: evaluate(policy, **asked) for name, policy in policies.items()}
     for name, policy in policies.items():
         keep(evaluations[name], policy, folder / "results" / name)
     print("4/5 report", flush=True)
@@ -130,6 +133,18 @@ Done in {time.monotonic() - started:.0f} s. What to do next:
   all patients        {command} train gcql --dataset {source.id} --seeds 3 -o runs/gcql --eval
   your own algorithm  examples/own_policy_torch.py""")
     return evaluations
+
+
+@contextlib.contextmanager
+def _datasets_in(folder: Path) -> Iterator[None]:
+    """Look datasets up in `folder`, as the commands do that are suggested at the end."""
+    before = os.environ.copy()
+    os.environ["MINARI_DATASETS_PATH"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("MINARI_DATASETS_PATH")
+        os.environ.update(before)
 
 
 def _leaderboard(evaluations: Mapping[str, Evaluation], folder: Path) -> None:

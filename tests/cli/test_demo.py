@@ -10,13 +10,13 @@ import pytest
 from medgym_offline.commands.demo import run_demo
 from medgym_offline.leaderboard import read_board
 from tests.helpers import mapped_bank, write_recipe
-from tests.leaderboard.workshop import DATASET
+from tests.leaderboard.workshop import DATASET, run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 METHODS = [f"{algorithm}-{scope}" for algorithm in ("dqn", "cql", "gcql") for scope in ("ind", "pop")]
 
 
-def test_the_demo_runs_the_whole_chain(tmp_path, capsys):
+def test_the_demo_runs_the_whole_chain(tmp_path, capsys, monkeypatch):
     from medgym_offline.policies import StackedActor, save_policy
     from medgym_offline.stack import StackedMLP
 
@@ -41,7 +41,12 @@ def test_the_demo_runs_the_whole_chain(tmp_path, capsys):
     result = json.loads((tmp_path / "demo" / "results" / "gcql-pop" / "result.json").read_text())
     assert [w["world"] for w in result["worlds"]] == ["own", "crossfit"]
     assert result["policy"]["scope"] == "pop"
+    assert result["dataset"]["reference_returns"], "of the demo's own dataset"
     assert "What to do next" in out
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "demo" / "minari"))
+    submission = tmp_path / "demo" / "submissions" / "gcql-ind"
+    again = run("leaderboard", "verify", submission, "--bank", tmp_path / "bank.safetensors", "--no-fresh")
+    assert again.code == 0, again.out
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,8 @@ def test_the_effect_site_is_linear_in_the_doses(rates, boluses, factor):
     other, _ = effect_site(**ADULT, boluses=given_at, seconds=900)
     scaled = [(s, e, factor * x) for s, e, x in held], [(s, e, factor * x) for s, e, x in given_at]
     both, bis = effect_site(**ADULT, infusion=scaled[0], boluses=scaled[1], seconds=900)
-    np.testing.assert_allclose(both, factor * (one + other), rtol=1e-9, atol=1e-12)
+    # The courses are cut at other times, and a matrix exponential of a second composes to about 1e-9.
+    np.testing.assert_allclose(both, factor * (one + other), rtol=1e-7, atol=1e-9)
     assert ((bis > 0) & (bis <= 93)).all()
 
 
