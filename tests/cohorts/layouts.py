@@ -1,10 +1,10 @@
 """One stay of 48 h, written in every layout that the package reads, from one list of what was charted and given."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from tests.cohorts.conftest import write_csv
-from tests.cohorts.support import DRUGS
+from medgym_offline.diseases.sepsis.cohort import COHORT
+from tests.cohorts.support import DRUGS, write_csv
 
 #: Two saturations, without which a stay is too thin to keep.
 ALWAYS = (("spo2", 1.0, "97"), ("spo2", 2.0, "96"))
@@ -20,7 +20,6 @@ class Charted:
         volumes: start, end, mL of saline.
         urine: hour, mL of the record.
         codes: Diagnosis and version of ICD.
-        extra: Further rows of the tables that a layout has.
     """
 
     points: Sequence[tuple[str, float, str]] = ()
@@ -30,23 +29,14 @@ class Charted:
     codes: Sequence[tuple[str, int]] = (("4019", 9),)
     died: bool = False
     born: int = 2090
-    extra: dict[str, list[tuple[object, ...]]] = field(default_factory=dict)
 
-    @property
-    def all_points(self):
-        return [*ALWAYS, *self.points]
+    def __post_init__(self):
+        self.points = [*ALWAYS, *self.points]
 
 
-_UNIT = {"spo2": "%", "pao2": "mmHg", "bilirubin": "mg/dL", "lactate": "mmol/L", "gcs": "points", "fio2": "%"}
 _CHART = {"spo2": "220277", "fio2": "223835"}
 _LAB = {"pao2": "50821", "bilirubin": "50885", "lactate": "50813"}
-_DRUG = {
-    "norepinephrine": "221906",
-    "epinephrine": "221289",
-    "phenylephrine": "221749",
-    "dopamine": "221662",
-    "vasopressin": "222315",
-}
+_DRUG = {name: part.items["input"].split()[0] for name, part in DRUGS.items()}
 
 
 def at(hour):
@@ -64,7 +54,7 @@ def _rate(drug, dose):
 
 def _long(charted):
     """Long table, hours since admission."""
-    rows = [(1, t, "", name, value, _UNIT[name]) for name, t, value in charted.all_points]
+    rows = [(1, t, "", name, value, COHORT.concepts[name].unit) for name, t, value in charted.points]
     rows += [(1, a, b, drug, dose, DRUGS[drug].unit) for drug, a, b, dose in charted.doses]
     rows += [(1, a, b, "fluids", ml, "mL") for a, b, ml in charted.volumes]
     rows += [(1, t, "", "urine", ml, "mL") for t, ml in charted.urine]
@@ -74,7 +64,7 @@ def _long(charted):
 def _normal(charted):
     """Normalized tables."""
     header = "stay_id,subject_id,los_h,age,gender,weight_kg,hospital_expire_flag,sepsis"
-    observed = [(1, name, t, value) for name, t, value in charted.all_points]
+    observed = [(1, name, t, value) for name, t, value in charted.points]
     observed += [(1, "urine", t, ml) for t, ml in charted.urine]
     doses = [
         (1, drug, a, b, dose, repr(float(dose) * DRUGS[drug].factor) if dose else "")
@@ -88,67 +78,53 @@ def _normal(charted):
     }
 
 
-def _lab_rows(charted):
-    return [(10, i, _LAB[n], at(t), v, v) for i, (n, t, v) in enumerate(charted.all_points) if n in _LAB]
-
-
-def _chart_rows(charted):
-    return [(10, 1, _CHART[n], at(t), v, v) for n, t, v in charted.all_points if n in _CHART]
-
-
-def _order_rows(charted):
-    rows = []
-    for drug, start, end, dose in charted.doses:
-        rows.append((10, 1, at(start), at(end), _DRUG[drug], 1, "mg", *_rate(drug, dose), 70, "", "01-Drips", ""))
-    for start, end, ml in charted.volumes:
-        rows.append((10, 1, at(start), at(end), 225158, ml, "ml", "", "", 70, "", "03-IV Fluid Bolus", ""))
-    return rows
-
-
 _ORDERS = (
     "starttime,endtime,itemid,amount,amountuom,rate,rateuom,patientweight,statusdescription,ordercategoryname,"
     "secondaryordercategoryname"
 )
 
 
-def _mimic_three(charted):
-    """MIMIC-III tables, all MetaVision but for what `extra` adds to INPUTEVENTS_CV."""
-    labs = [(who, item, when, text, number) for who, _, item, when, text, number in _lab_rows(charted)]
-    codes = [(100, code) for code, version in charted.codes if version == 9]
-    urine = [(10, 1, 226559, at(t), ml, "") for t, ml in charted.urine]
-    carevue = "subject_id,icustay_id,charttime,itemid,amount,amountuom,rate,rateuom,stopped"
+def _mimic_iv(charted):
+    """MIMIC-IV tables in one folder."""
+    labs = [(10, i, _LAB[n], at(t), v, v) for i, (n, t, v) in enumerate(charted.points) if n in _LAB]
+    orders = [
+        (10, 1, at(start), at(end), _DRUG[drug], 1, "mg", *_rate(drug, dose), 70, "", "01-Drips", "")
+        for drug, start, end, dose in charted.doses
+    ]
+    for start, end, ml in charted.volumes:
+        orders.append((10, 1, at(start), at(end), 225158, ml, "ml", "", "", 70, "", "03-IV Fluid Bolus", ""))
+    urine = [(10, 1, 226559, at(t), ml) for t, ml in charted.urine]
     return {
-        "ICUSTAYS": ("subject_id,hadm_id,icustay_id,intime,outtime", [(10, 100, 1, at(0), at(48))]),
-        "PATIENTS": ("subject_id,gender,dob", [(10, "F", f"{charted.born}-03-10 00:00:00")]),
-        "ADMISSIONS": ("hadm_id,hospital_expire_flag", [(100, int(charted.died))]),
-        "DIAGNOSES_ICD": ("hadm_id,icd9_code", codes),
-        "CHARTEVENTS": (
-            "subject_id,icustay_id,itemid,charttime,value,valuenum,error",
-            [(*row, "") for row in _chart_rows(charted)],
+        "icustays": ("subject_id,hadm_id,stay_id,intime,outtime", [(10, 100, 1, at(0), at(48))]),
+        "patients": ("subject_id,gender,anchor_age,anchor_year", [(10, "F", 2148 - charted.born, 2148)]),
+        "admissions": ("hadm_id,hospital_expire_flag", [(100, int(charted.died))]),
+        "diagnoses_icd": ("hadm_id,icd_code,icd_version", [(100, *code) for code in charted.codes]),
+        "chartevents": (
+            "subject_id,stay_id,itemid,charttime,value,valuenum",
+            [(10, 1, _CHART[n], at(t), v, v) for n, t, v in charted.points if n in _CHART],
         ),
-        "LABEVENTS": ("subject_id,itemid,charttime,value,valuenum", labs),
-        "OUTPUTEVENTS": ("subject_id,icustay_id,itemid,charttime,value,iserror", urine),
-        "INPUTEVENTS_MV": ("subject_id,icustay_id," + _ORDERS, _order_rows(charted)),
-        "INPUTEVENTS_CV": (carevue, []),
+        "labevents": ("subject_id,specimen_id,itemid,charttime,value,valuenum", labs),
+        "outputevents": ("subject_id,stay_id,itemid,charttime,value", urine),
+        "inputevents": ("subject_id,stay_id," + _ORDERS, orders),
     }
 
 
-def _mimic_four(charted):
-    """MIMIC-IV tables in one folder."""
-    person = (10, "F", 2148 - charted.born, 2148)
-    codes = [(100, code, version) for code, version in charted.codes]
+def _mimic_iii(charted):
+    """MIMIC-III tables, all MetaVision but for rows that a test adds to INPUTEVENTS_CV."""
+    four = {name: (head.replace("stay_id", "icustay_id"), rows) for name, (head, rows) in _mimic_iv(charted).items()}
+    (charts, chart_rows), (outputs, output_rows) = four["chartevents"], four["outputevents"]
+    labs = [(who, *rest) for who, _, *rest in four["labevents"][1]]
+    codes = [(who, code) for who, code, version in four["diagnoses_icd"][1] if version == 9]
     return {
-        "icustays": ("subject_id,hadm_id,stay_id,intime,outtime", [(10, 100, 1, at(0), at(48))]),
-        "patients": ("subject_id,gender,anchor_age,anchor_year", [person]),
-        "admissions": ("hadm_id,hospital_expire_flag", [(100, int(charted.died))]),
-        "diagnoses_icd": ("hadm_id,icd_code,icd_version", codes),
-        "chartevents": ("subject_id,stay_id,itemid,charttime,value,valuenum", _chart_rows(charted)),
-        "labevents": ("subject_id,specimen_id,itemid,charttime,value,valuenum", _lab_rows(charted)),
-        "outputevents": (
-            "subject_id,stay_id,itemid,charttime,value",
-            [(10, 1, 226559, at(t), ml) for t, ml in charted.urine],
-        ),
-        "inputevents": ("subject_id,stay_id," + _ORDERS, _order_rows(charted)),
+        "ICUSTAYS": four["icustays"],
+        "PATIENTS": ("subject_id,gender,dob", [(10, "F", f"{charted.born}-03-10 00:00:00")]),
+        "ADMISSIONS": four["admissions"],
+        "DIAGNOSES_ICD": ("hadm_id,icd9_code", codes),
+        "CHARTEVENTS": (charts + ",error", [(*row, "") for row in chart_rows]),
+        "LABEVENTS": ("subject_id,itemid,charttime,value,valuenum", labs),
+        "OUTPUTEVENTS": (outputs + ",iserror", [(*row, "") for row in output_rows]),
+        "INPUTEVENTS_MV": four["inputevents"],
+        "INPUTEVENTS_CV": ("subject_id,icustay_id,charttime,itemid,amount,amountuom,rate,rateuom,stopped", []),
     }
 
 
@@ -157,7 +133,7 @@ def _meds(charted):
     items = {**_CHART, **_LAB, "pao2": "220224"}
     rows = [(10, "2090-03-10 00:00:00", "MEDS_BIRTH", "")]
     rows += [(10, at(0), "ICU_ADMISSION//MICU", ""), (10, at(48), "ICU_DISCHARGE//MICU", "")]
-    rows += [(10, at(t), f"LAB//{items[name]}//UNK", value) for name, t, value in charted.all_points]
+    rows += [(10, at(t), f"LAB//{items[name]}//UNK", value) for name, t, value in charted.points]
     rows += [(10, at(t), "SUBJECT_FLUID_OUTPUT//226559//ml", ml) for t, ml in charted.urine]
     for drug, start, end, dose in charted.doses:
         rows.append((10, at(start), f"INFUSION_START//{_DRUG[drug]}", _rate(drug, dose)[0]))
@@ -167,54 +143,37 @@ def _meds(charted):
     return {"events": ("subject_id,time,code,value", rows)}
 
 
-def _writer(tables):
-    def write(folder, charted):
-        for name, (header, rows) in tables(charted).items():
-            write_csv(folder / f"{name}.csv", header, [*rows, *charted.extra.get(name, [])])
-
-    return write
+#: Every layout that is read: its tables, each a header and rows.
+LAYOUTS = {"long table": _long, "normalized": _normal, "mimic-iii": _mimic_iii, "mimic-iv": _mimic_iv, "meds": _meds}
+#: A record of what is always there.
+THIN = Charted()
 
 
-_TABLES = {
-    "long table": _long,
-    "normalized": _normal,
-    "mimic-iii": _mimic_three,
-    "mimic-iv": _mimic_four,
-    "meds": _meds,
-}
-#: Every layout that is read, by name.
-LAYOUTS = {name: _writer(tables) for name, tables in _TABLES.items()}
+def write(folder, layout, charted=THIN, **extra):
+    """The folder, which now holds the tables of a layout, some with extra rows."""
+    folder.mkdir(exist_ok=True)
+    for name, (header, rows) in LAYOUTS[layout](charted).items():
+        write_csv(folder / f"{name}.csv", header, [*rows, *extra.get(name, [])])
+    return folder
 
 
 #: A record that has everything, and what every layout makes of it.
 RICH = Charted(
     points=[
-        ("lactate", -1.0, "4.5"),
-        ("fio2", 1.0, "0.5"),
-        ("pao2", 3.0, "82"),
-        ("fio2", 5.0, "40"),
-        ("bilirubin", 12.0, "1.4"),
+        *[("lactate", -1.0, "4.5"), ("fio2", 1.0, "0.5"), ("pao2", 3.0, "82")],
+        *[("fio2", 5.0, "40"), ("bilirubin", 12.0, "1.4")],
     ],
     doses=[("norepinephrine", 1.0, 3.0, "0.1"), ("vasopressin", 2.0, 4.0, "0.04"), ("phenylephrine", 5.0, 6.0, "1.2")],
     volumes=[(1.0, 5.0, "400"), (3.0, 7.0, "200")],
     urine=[(2.0, "100"), (3.0, "50"), (4.0, "100"), (4.5, "50")],
 )
-RICH_ROWS = [
-    ("lactate", -1.0, None, 4.5),
-    ("fio2", 1.0, 5.0, 50.0),
-    ("fluids", 1.0, 3.0, 100.0),
-    ("spo2", 1.0, None, 97.0),
-    ("vasopressor", 1.0, 2.0, 0.1),
-    ("spo2", 2.0, None, 96.0),
-    ("urine", 2.0, None, 1200.0),
-    ("vasopressor", 2.0, 3.0, 0.2),
-    ("fluids", 3.0, 5.0, 150.0),
-    ("pao2", 3.0, None, 82.0),
-    ("urine", 3.0, None, 1200.0),
-    ("vasopressor", 3.0, 4.0, 0.1),
-    ("urine", 4.5, None, 2400.0),
-    ("fio2", 5.0, 17.0, 40.0),
-    ("fluids", 5.0, 7.0, 50.0),
-    ("vasopressor", 5.0, 6.0, 0.12),
-    ("bilirubin", 12.0, None, 1.4),
-]
+RICH_ROWS = {
+    "lactate": [(-1.0, None, 4.5)],
+    "fio2": [(1.0, 5.0, 50.0), (5.0, 17.0, 40.0)],
+    "fluids": [(1.0, 3.0, 100.0), (3.0, 5.0, 150.0), (5.0, 7.0, 50.0)],
+    "spo2": [(1.0, None, 97.0), (2.0, None, 96.0)],
+    "vasopressor": [(1.0, 2.0, 0.1), (2.0, 3.0, 0.2), (3.0, 4.0, 0.1), (5.0, 6.0, 0.12)],
+    "urine": [(2.0, None, 1200.0), (3.0, None, 1200.0), (4.5, None, 2400.0)],
+    "pao2": [(3.0, None, 82.0)],
+    "bilirubin": [(12.0, None, 1.4)],
+}

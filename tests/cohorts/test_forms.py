@@ -1,6 +1,5 @@
 """One record in many forms: zones, forms of time, order, repeats, files and separators change nothing in the table."""
 
-import dataclasses
 import datetime as dt
 import random
 from zoneinfo import ZoneInfo
@@ -10,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.cohorts.layouts import LAYOUTS, RICH, at
-from tests.cohorts.support import read_source
+from tests.cohorts.layouts import LAYOUTS, RICH, at, write
+from tests.cohorts.support import held, read_source
 
 QUICK = settings(max_examples=5, deadline=None)
 ADMITTED = dt.datetime(2024, 10, 26, 22, 0, tzinfo=dt.timezone.utc)
@@ -75,12 +74,11 @@ def write_events(folder, event, admission):
     rows = [("7", at(start), at(end), name, str(value), unit) for name, start, end, value, unit in EVENTS]
     events = pl.DataFrame(rows, schema=["stay", "time", "end", "variable", "value", "unit"], orient="row")
     stays = pl.DataFrame([("7", admission(ADMITTED))], schema=["stay", "admission"], orient="row")
-    if events["time"].dtype == pl.String:
-        events.write_csv(folder / "events.csv")
-        stays.write_csv(folder / "stays.csv")
-    else:
-        events.write_parquet(folder / "events.parquet")
-        stays.write_parquet(folder / "stays.parquet")
+    for name, table in (("events", events), ("stays", stays)):
+        if events["time"].dtype == pl.String:
+            table.write_csv(folder / f"{name}.csv")
+        else:
+            table.write_parquet(folder / f"{name}.parquet")
     return folder
 
 
@@ -91,8 +89,9 @@ def test_any_form_of_time_is_the_same_instant(place, data):
     forms = data.draw(st.sampled_from([NAIVE, ZONED, TYPED]))
     event, admission = data.draw(st.sampled_from(forms)), data.draw(st.sampled_from(forms))
     cohort = read_source(write_events(place(), event, admission))
-    assert cohort.table.filter(pl.col("variable") == "spo2")["time_h"].to_list() == list(range(1, 8))
-    assert cohort.table.filter(pl.col("variable") == "vasopressor").select("time_h", "end_h").rows() == [(1.0, 6.0)]
+    found = held(cohort)
+    assert [time for time, *_ in found["spo2"]] == list(range(1, 8))
+    assert found["vasopressor"] == [(1.0, 6.0, 0.1)]
     assert cohort.rejections.rows == {}
 
 
@@ -103,14 +102,9 @@ VOLUMES = [(12, "START", 300.0), (12.5, "START", 10.0), (15, "END", 25.0), (15, 
 POINTS = [
     (1, 30047, "", "", 0.3, "mcgkgmin", ""), (4, 30047, "", "", "", "", "Stopped"), (5, 30018, 9, "ml", "", "", "")
 ]  # fmt: skip
+_PARTS = [*((221906, *row) for row in ORDERS), *((225158, *row) for row in VOLUMES)]
 TIED = {
-    "meds": {
-        "events": [
-            (10, at(hour), f"INFUSION_{what}//{item}", value)
-            for item, rows in ((221906, ORDERS), (225158, VOLUMES))
-            for hour, what, value in rows
-        ]
-    },
+    "meds": {"events": [(10, at(hour), f"INFUSION_{what}//{item}", value) for item, hour, what, value in _PARTS]},
     "mimic-iii": {"INPUTEVENTS_CV": [(10, 1, at(hour), *row) for hour, *row in POINTS]},
 }
 
@@ -119,9 +113,7 @@ TIED = {
 @settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 99), doubled=st.booleans(), suffix=st.sampled_from([".csv.gz", ".CSV", ".parquet", ".tsv"]))
 def test_order_repeats_and_files_change_nothing(place, layout, seed, doubled, suffix):
-    record, plain, folder = dataclasses.replace(RICH, extra=TIED.get(layout, {})), place(), place()
-    LAYOUTS[layout](plain, record)
-    LAYOUTS[layout](folder, record)
+    plain, folder = (write(place(), layout, RICH, **TIED.get(layout, {})) for _ in range(2))
     clean = read_source(plain)
     shuffle = random.Random(seed)
     for file in sorted(folder.rglob("*.csv")):
@@ -130,13 +122,12 @@ def test_order_repeats_and_files_change_nothing(place, layout, seed, doubled, su
         shuffle.shuffle(rows)
         table = pl.DataFrame(rows, schema=table.schema, orient="row")
         file.unlink()
-        name = file.stem.upper() if suffix == ".CSV" else file.stem
+        target = file.with_name((file.stem.upper() if suffix == ".CSV" else file.stem) + suffix)
         if suffix == ".parquet":
-            table.write_parquet(file.with_name(name + suffix))
-        elif suffix == ".csv.gz":
-            table.write_csv(file.with_name(name + suffix), compression="gzip")
+            table.write_parquet(target)
         else:
-            table.write_csv(file.with_name(name + suffix), separator="\t" if suffix == ".tsv" else ",")
+            compression = "gzip" if suffix == ".csv.gz" else "uncompressed"
+            table.write_csv(target, separator="\t" if suffix == ".tsv" else ",", compression=compression)
     other = read_source(folder)
     same(other, clean)
     assert (repeats(other) > repeats(clean)) is doubled
@@ -147,13 +138,11 @@ def test_order_repeats_and_files_change_nothing(place, layout, seed, doubled, su
 def test_an_infusion_in_pieces_is_the_same_infusion(place, cuts, seed):
     head = "stay,time,end,variable,value,unit\n7,1,,spo2,95,%\n7,8,,spo2,96,%\n"
     whole, pieces = place(), place()
-    rows = [("fluids", 120, "mL/h"), ("norepinephrine", 0.1, "mcg/kg/min"), ("fio2", 40, "%")]
+    rows = ["fluids,120,mL/h\n", "norepinephrine,0.1,mcg/kg/min\n", "fio2,40,%\n"]
     edges = [4, *sorted(cuts), 24]  # quarters of an hour: a shorter push of fluid is spread over one
-    lines = [
-        f"7,{a / 4},{b / 4},{name},{value},{unit}\n" for name, value, unit in rows for a, b in zip(edges, edges[1:])
-    ]
+    lines = [f"7,{a / 4},{b / 4},{row}" for row in rows for a, b in zip(edges, edges[1:])]
     random.Random(seed).shuffle(lines)
-    (whole / "events.csv").write_text(head + "".join(f"7,1,6,{name},{value},{unit}\n" for name, value, unit in rows))
+    (whole / "events.csv").write_text(head + "".join(f"7,1,6,{row}" for row in rows))
     (pieces / "events.csv").write_text(head + "".join(lines))
     left, right = (read_source(folder).to_grid(hours=0.25, horizon=8.0) for folder in (whole, pieces))
     assert right.treatment == pytest.approx(left.treatment, abs=1e-9)

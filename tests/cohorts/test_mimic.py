@@ -4,37 +4,17 @@ import polars as pl
 import pytest
 
 from medgym_offline.errors import CohortError
-from tests.cohorts.conftest import write_csv
-from tests.cohorts.layouts import LAYOUTS, RICH, RICH_ROWS, Charted, at
-from tests.cohorts.support import DRUGS, build_cohort, read_source
+from tests.cohorts.layouts import LAYOUTS, RICH, RICH_ROWS, Charted, at, write
+from tests.cohorts.support import DRUGS, build_cohort, held, read_source, write_csv
 from tests.helpers import refused
 
 RAW = pytest.mark.parametrize("layout", ["mimic-iii", "mimic-iv"])
 
 
-def rows(folder, *variables):
-    """variable, time_h, end_h, value of some variables, or all."""
-    table = read_source(folder).table
-    mine = table.filter(pl.col("variable").is_in(variables)) if variables else table
-    return [
-        (name, *map(about, numbers)) for name, *numbers in mine.select("variable", "time_h", "end_h", "value").rows()
-    ]
-
-
-def about(value):
-    return value if value is None else pytest.approx(value, abs=2e-4)
-
-
-def write(folder, layout, charted):
-    folder.mkdir()
-    LAYOUTS[layout](folder, charted)
-    return folder
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_record_is_the_same_in_every_layout(tmp_path, layout):
     folder = write(tmp_path / "h", layout, RICH)
-    assert rows(folder) == RICH_ROWS
+    assert held(read_source(folder)) == RICH_ROWS
     summary = build_cohort([folder], tmp_path / "c.parquet")
     assert summary.rejections.rows == {}
     assert (summary.stays, summary.rows["vasopressor"]) == (1, 4)
@@ -63,9 +43,9 @@ def test_items_and_units_of_orders(tmp_path, layout):
         table.append((10, 1, at(2 * slot), at(2 * slot + 1), item, 1, "mg", rate, unit, 70, "", "01-Drips", ""))
     for slot, (item, amount, unit, _) in enumerate(FLUIDS):
         table.append((10, 1, at(2 * slot), at(2 * slot + 1), item, amount, unit, "", "", 70, "", "", ""))
-    folder = write(tmp_path / "h", layout, Charted(extra=dict.fromkeys(("INPUTEVENTS_MV", "inputevents"), table)))
+    found = held(read_source(write(tmp_path / "h", layout, INPUTEVENTS_MV=table, inputevents=table)))
     for name, wanted in (("vasopressor", ORDERS), ("fluids", FLUIDS)):
-        assert rows(folder, name) == [(name, 2.0 * n, 2.0 * n + 1.0, value) for n, (*_, value) in enumerate(wanted)]
+        assert found[name] == [(2.0 * n, 2.0 * n + 1.0, value) for n, (*_, value) in enumerate(wanted)]
 
 
 def test_points_of_carevue_hold_stop_and_were_given_since_the_last(tmp_path):
@@ -79,41 +59,30 @@ def test_points_of_carevue_hold_stop_and_were_given_since_the_last(tmp_path):
         (5, 30018, 100, "ml", "", "", ""),
         (5.5, 30018, 60, "ml", "", "", ""),
     ]
-    extra = {
-        "INPUTEVENTS_CV": [(10, 1, at(hour), *row) for hour, *row in points],
-        "CHARTEVENTS": [(10, 1, 762, at(0), 50, 50, "")],
-    }
-    folder = write(tmp_path / "h", "mimic-iii", Charted(extra=extra))
-    assert rows(folder, "vasopressor", "fluids") == [
-        ("vasopressor", 1.0, 2.0, 0.2),  # the last record of an item holds an hour
-        ("vasopressor", 2.0, 4.0, 0.1),
-        ("fluids", 4.0, 5.0, 100.0),
-        ("fluids", 5.0, 5.5, 120.0),
-        ("vasopressor", 10.0, 11.0, 0.1),
-        ("vasopressor", 14.0, 18.0, 0.1),  # four hours at most
-        ("vasopressor", 20.0, 21.0, 0.2),
-    ]
-    assert read_source(folder).stays["weight_kg"].to_list() == [50.0]
+    rows = [(10, 1, at(hour), *row) for hour, *row in points]
+    weights = [(10, 1, 762, at(0), 50, 50, "")]
+    cohort = read_source(write(tmp_path / "h", "mimic-iii", INPUTEVENTS_CV=rows, CHARTEVENTS=weights))
+    found = held(cohort)
+    assert found["fluids"] == [(4.0, 5.0, 100.0), (5.0, 5.5, 120.0)]
+    # The last record of an item holds an hour, any other four hours at most.
+    drug = [(1.0, 2.0, 0.2), (2.0, 4.0, 0.1), (10.0, 11.0, 0.1), (14.0, 18.0, 0.1), (20.0, 21.0, 0.2)]
+    assert found["vasopressor"] == drug
+    assert cohort.stays["weight_kg"].to_list() == [50.0]
 
 
-@RAW
-def test_venous_and_mixed_gases_are_dropped(tmp_path, layout):
-    if layout == "mimic-iii":
-        labs = [
-            (50800, 3, "VEN", ""),
-            (50821, 3, 35, 35),
-            (50800, 6, "ART", ""),
-            (50800, 6, "MIX", ""),
-            (50821, 6, 150, 150),
-        ]
-        extra = {"LABEVENTS": [(10, item, at(hour), text, number) for item, hour, text, number in labs]}
-    else:  # another sample of the same minute, and of unknown blood, is another specimen
-        gases = [(1, 52033, 6, "ART."), (1, 50821, 6, 150), (2, 52033, 8, "VEN."), (2, 50821, 8, 38), (3, 50821, 9, 91)]
-        extra = {"labevents": [(10, key, item, at(h), v, "" if isinstance(v, str) else v) for key, item, h, v in gases]}
-    folder = write(tmp_path / "h", layout, Charted(extra=extra))
-    wanted = [("pao2", 6.0, None, 150.0), ("pao2", 9.0, None, 91.0)]
-    assert rows(folder, "pao2") == wanted[: 1 if layout == "mimic-iii" else 2]
-    assert read_source(folder).rejections.rows == {"pao2: venous or mixed specimen": 1}
+def test_venous_and_mixed_gases_are_dropped(tmp_path):
+    labs = [(50800, 3, "VEN"), (50821, 3, 35), (50800, 6, "ART"), (50800, 6, "MIX"), (50821, 6, 150)]
+    # Another sample of the same minute, and of unknown blood, is another specimen.
+    gases = [(1, 52033, 6, "ART."), (1, 50821, 6, 150), (2, 52033, 8, "VEN."), (2, 50821, 8, 38), (3, 50821, 9, 91)]
+    three, four = (
+        [(10, *key, item, at(hour), value, "" if isinstance(value, str) else value) for *key, item, hour, value in rows]
+        for rows in (labs, gases)
+    )
+    old = read_source(write(tmp_path / "3", "mimic-iii", LABEVENTS=three))
+    new = read_source(write(tmp_path / "4", "mimic-iv", labevents=four))
+    for cohort, wanted in ((old, [(6.0, None, 150.0)]), (new, [(6.0, None, 150.0), (9.0, None, 91.0)])):
+        assert held(cohort)["pao2"] == wanted
+        assert cohort.rejections.rows == {"pao2: venous or mixed specimen": 1}
 
 
 @RAW
@@ -149,9 +118,9 @@ def test_a_missing_table_or_column_is_named(tmp_path, layout, table, column):
     file = folder / f"{table}.csv"
     pl.read_csv(file, infer_schema=False).drop(column).write_csv(file)
     refused(CohortError, rf"{table}.csv: column '{column}' is missing.*original columns", lambda: read_source(folder))
-    file.rename(folder / f"{table[:-1]}.csv")
+    short = file.rename(folder / f"{table[:-1]}.csv")
     refused(CohortError, rf"table {table}.* is missing; is it {table[:-1]}\.csv\?", lambda: read_source(folder))
-    (folder / f"{table[:-1]}.csv").unlink()
+    short.unlink()
     refused(CohortError, rf"table {table}.csv or {table}.csv.gz is missing; put it there", lambda: read_source(folder))
 
 
@@ -162,7 +131,7 @@ def test_folders_of_the_release_are_found_and_the_license_is_the_full_one(tmp_pa
         for file in [f for f in flat.glob("*.csv") if not names or f.stem in names]:
             file.rename(flat / place / file.name)
     cohort = read_source(flat)
-    assert rows(flat) == RICH_ROWS
+    assert held(cohort) == RICH_ROWS
     (entry,) = cohort.metadata["provenance"]
     assert "icu/icustays.csv" in entry["files"]
     assert "Credentialed" in entry["license"]
@@ -182,17 +151,16 @@ SYNONYMS = [
 
 def test_a_synonym_is_the_drug(tmp_path):
     rows = [(1, 3 * n, 3 * n + 1, name, 0.1, DRUGS[drug].unit) for n, (name, drug, _) in enumerate(SYNONYMS)]
-    LAYOUTS["long table"](tmp_path, Charted(extra={"events": rows}))
-    cohort = read_source(tmp_path)
-    found = cohort.table.filter(pl.col("variable") == "vasopressor")["value"].to_list()
-    assert found == pytest.approx([0.1 * worth for *_, worth in SYNONYMS])
+    cohort = read_source(write(tmp_path, "long table", events=rows))
+    wanted = [(3.0 * n, 3.0 * n + 1.0, 0.1 * worth) for n, (*_, worth) in enumerate(SYNONYMS)]
+    assert held(cohort)["vasopressor"] == wanted
     assert sum(cohort.rejections.repairs.values()) == len(SYNONYMS)
 
 
 def test_labels_tell_unlisted_vasopressors_from_other_drugs(tmp_path):
     rest = (1, "mg", 1.0, "mcg/kg/min", 70, "", "01-Drips", "")
     orders = [(10, 1, at(3), at(5), item, *rest) for item in (229991, 229992, 229992, 229993)]
-    LAYOUTS["mimic-iv"](tmp_path, Charted(extra={"inputevents": orders}))
+    write(tmp_path, "mimic-iv", inputevents=orders)
     labels = [(229991, "Norepinephrine (32/250)"), (229992, "Angiotensin II (Giapreza)"), (229993, "Propofol")]
     write_csv(tmp_path / "d_items.csv", "itemid,label", labels)
     cohort = read_source(tmp_path)

@@ -17,7 +17,8 @@ from medgym_offline.cohorts import (
 from medgym_offline.diseases.concepts import CohortDefinition, Concept, Part, Selection, Unit
 from medgym_offline.diseases.sepsis.cohort import COHORT as SEPSIS
 from medgym_offline.errors import CohortError
-from tests.cohorts.layouts import LAYOUTS, Charted, at
+from tests.cohorts.layouts import at, write
+from tests.cohorts.support import held
 from tests.helpers import refused
 
 UNITS = {"units": (Unit("mmol/L", 18.016),), "names": ("bloodsugar",)}
@@ -45,16 +46,16 @@ EVENTS = pl.DataFrame(
 )
 
 
-def records(events=EVENTS):
+def records():
     stays = pl.DataFrame({"stay": ["a", "b"], "los_h": [12.0, 3.0], "sex": ["F", None]})
-    return assemble(long_records(events, stays, DIABETES, "clinic"), DIABETES)
+    return assemble(long_records(EVENTS, stays, DIABETES, "clinic"), DIABETES)
 
 
 def test_a_table_in_memory_becomes_a_cohort_and_comes_back_from_a_file(tmp_path):
     cohort = records()
     assert cohort.patients == ("clinic/a", "clinic/b")
-    rows = cohort.table.filter(pl.col("patient") == "clinic/a").select("variable", "time_h", "end_h", "value").rows()
-    assert rows == [
+    rows = cohort.table.filter(pl.col("patient") == "clinic/a")
+    assert rows.select("variable", "time_h", "end_h", "value").rows() == [
         ("glucose", 0.0, None, 180.0),
         ("insulin", 1.0, 2.0, 2.0),
         ("glucose", 2.0, None, pytest.approx(180.16)),
@@ -89,25 +90,19 @@ def test_raw_tables_are_read_for_the_concepts_that_are_asked_for(tmp_path):
     glucose = Concept("glucose", "mg/dL", (10.0, 1000.0), (60.0, 300.0), items=items)
     insulin = Concept("insulin", "U/h", (0.0, 50.0), (0.1, 20.0), "infusion", items={"input": "223258"})
     definition = CohortDefinition("made-up", (glucose,), (insulin,), Selection("any"))
-    order = (10, 1, at(3), at(5), 223258, 4, "units", 2.0, "units/hour", 70, "", "01-Drips", "")
-    charted = {
+    meds = [(at(2), "LAB//50931//mg/dL", 150), (at(4), "LAB//220621//mg/dL", 160)]
+    meds += [(at(3), "INFUSION_START//223258", 2), (at(5), "INFUSION_END//223258", 4)]
+    four = {
         "labevents": [(10, 1, 50931, at(2), "150", 150)],
         "chartevents": [(10, 1, 220621, at(4), "160", 160)],
-        "inputevents": [order],
-        "events": [
-            (10, at(2), "LAB//50931//mg/dL", 150),
-            (10, at(4), "LAB//220621//mg/dL", 160),
-            (10, at(3), "INFUSION_START//223258", 2),
-            (10, at(5), "INFUSION_END//223258", 4),
-        ],
+        "inputevents": [(10, 1, at(3), at(5), 223258, 4, "units", 2.0, "units/hour", 70, "", "01-Drips", "")],
     }
-    for layout in ("mimic-iv", "meds"):
-        (tmp_path / layout).mkdir()
-        LAYOUTS[layout](tmp_path / layout, Charted(extra=charted))
-        table = read_source(tmp_path / layout, definition).table.select("variable", "time_h", "end_h", "value")
-        assert table.rows() == [
-            ("glucose", 2.0, None, 150.0), ("insulin", 3.0, 5.0, 2.0), ("glucose", 4.0, None, 160.0)
-        ]  # fmt: skip
+    for layout, charted in (("mimic-iv", four), ("meds", {"events": [(10, *row) for row in meds]})):
+        source = write(tmp_path / layout, layout, **charted)
+        assert held(read_source(source, definition)) == {
+            "glucose": [(2.0, None, 150.0), (4.0, None, 160.0)],
+            "insulin": [(3.0, 5.0, 2.0)],
+        }
 
 
 def test_a_file_of_another_or_an_unknown_disease_is_refused_in_one_line(tmp_path):

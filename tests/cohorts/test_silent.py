@@ -1,5 +1,6 @@
 """Nothing goes wrong silently: what is left out, changed or ambiguous is named, refused or counted."""
 
+import itertools
 import random
 
 import polars as pl
@@ -7,7 +8,7 @@ import pytest
 
 from medgym_offline.cohorts import Cohort, cohort_card
 from medgym_offline.errors import CohortError
-from tests.cohorts.layouts import LAYOUTS, RICH
+from tests.cohorts.layouts import RICH, write
 from tests.cohorts.support import build_cohort, read_source
 from tests.helpers import refused
 
@@ -16,19 +17,17 @@ VALUES = {"spo2": (95.5, "%"), "gcs": (13, "points"), "lactate": (2.5, "mmol/L")
 TREATMENTS = "{stay},1,20,norepinephrine,0.1,mcg/kg/min\n{stay},1,20,fluids,120,mL/h\n{stay},1,20,fio2,40,%\n"
 
 
-def write(folder, left_out="", stays="", treated=True, per_hour=1.0):
+def two_stays(folder, ids=("7", "8"), left_out="", stays="", treated=True, per_hour=1.0, more=""):
     """Two stays of 20 hours; `per_hour` is how many of the written unit of time make an hour."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(0)
-    lines = [HEADER]
-    for stay in (7, 8):
-        for hour in range(1, 21):
-            for name, (value, unit) in VALUES.items():
-                if name != left_out:
-                    lines.append(f"{stay},{hour * per_hour},,{name},{value - draw.random():.3f},{unit}\n")
-        if treated:
-            lines.append(TREATMENTS.format(stay=stay))
-    (folder / "events.csv").write_text("".join(lines))
+    text = HEADER
+    for stay, hour, (name, (value, unit)) in itertools.product(ids, range(1, 21), VALUES.items()):
+        if name != left_out:
+            text += f"{stay},{hour * per_hour},,{name},{value - draw.random():.3f},{unit}\n"
+    for stay in ids if treated else ():
+        text += TREATMENTS.format(stay=stay)
+    (folder / "events.csv").write_text(text + more)
     if stays:
         (folder / "stays.csv").write_text(stays)
     return folder
@@ -36,7 +35,7 @@ def write(folder, left_out="", stays="", treated=True, per_hour=1.0):
 
 @pytest.mark.parametrize(("layout", "table"), [("long table", "events"), ("meds", "events"), ("normalized", "fluids")])
 def test_one_table_in_two_formats_is_refused(tmp_path, layout, table):
-    LAYOUTS[layout](tmp_path, RICH)
+    write(tmp_path, layout, RICH)
     pl.read_csv(tmp_path / f"{table}.csv", infer_schema=False).write_parquet(tmp_path / f"{table}.parquet")
     words = rf"{table}\.csv and {table}\.parquet are one table in two files"
     refused(CohortError, words, lambda: read_source(tmp_path))
@@ -48,28 +47,25 @@ def test_thousandths_are_read_where_other_commas_are_decimal(tmp_path):
 
 
 def test_ids_lose_blanks_and_the_point_of_floats(tmp_path):
-    expected = read_source(write(tmp_path / "a" / "h", stays="stay,subject\n7,anna\n8,bert\n"))
-    folder = write(tmp_path / "b" / "h", stays="stay,subject\n7.0, anna\n8 ,bert\n")
-    text = (folder / "events.csv").read_text()
-    (folder / "events.csv").write_text(text.replace("\n7,", "\n 7 ,").replace("\n8,", "\n8.0,"))
-    cohort = read_source(folder)
+    expected = read_source(two_stays(tmp_path / "a" / "h", stays="stay,subject\n7,anna\n8,bert\n"))
+    stays = "stay,subject\n7.0, anna\n8 ,bert\n"
+    cohort = read_source(two_stays(tmp_path / "b" / "h", ids=(" 7 ", "8.0"), stays=stays))
+    assert expected.rejections.doubts == {}
     assert cohort.table.equals(expected.table)
     assert cohort.stays.equals(expected.stays)
 
 
 def test_other_names_are_counted(tmp_path):
-    folder = write(tmp_path / "h")
-    expected = read_source(folder)
-    with (folder / "events.csv").open("a") as stream:
-        stream.writelines(f"7,3,,{name},40,mmHg\n" for name in ("PaCO2", "heart rate", "urine ph"))
-    cohort = read_source(folder)
+    expected = read_source(two_stays(tmp_path / "h"))
+    names = ("PaCO2", "heart rate", "urine ph")
+    cohort = read_source(two_stays(tmp_path / "h", more="".join(f"7,3,,{name},40,mmHg\n" for name in names)))
     assert cohort.table.equals(expected.table)
-    assert cohort.rejections.rows == {f"unknown variable {name!r}": 1 for name in ("paco2", "heart rate", "urine ph")}
+    assert cohort.rejections.rows == {f"unknown variable {name.lower()!r}": 1 for name in names}
 
 
 def test_absurd_attributes_are_left_empty_and_counted(tmp_path):
     stays = "stay,age,sex,weight_kg,sepsis,died\n7,732,x,70500,maybe,1\n8,-4,M,7,0,0\n"
-    cohort = read_source(write(tmp_path / "h", stays=stays))
+    cohort = read_source(two_stays(tmp_path / "h", stays=stays))
     assert cohort.stays["age"].to_list() == cohort.stays["weight_kg"].to_list() == [None, None]
     assert cohort.rejections.repairs == {
         "urine: converted from mL/h": 40,
@@ -80,11 +76,20 @@ def test_absurd_attributes_are_left_empty_and_counted(tmp_path):
     }
 
 
-@pytest.mark.parametrize(("per_hour", "unit"), [(60.0, "minutes"), (3600.0, "seconds"), (1.0 / 24.0, "days")])
-def test_times_plausible_only_in_other_units_are_doubted(tmp_path, per_hour, unit):
-    assert read_source(write(tmp_path / "h")).rejections.doubts == {}
-    found = read_source(write(tmp_path / "x", per_hour=per_hour, treated=False)).rejections.doubts
-    assert [rows for why, rows in found.items() if f"plausible only in {unit}" in why] == [160]
+@pytest.mark.parametrize(
+    ("written", "doubt", "rows"),
+    [
+        ({"per_hour": 60.0, "treated": False}, "plausible only in minutes", 160),
+        ({"per_hour": 3600.0, "treated": False}, "plausible only in seconds", 160),
+        ({"per_hour": 1.0 / 24.0, "treated": False}, "plausible only in days", 160),
+        ({"ids": ("7", "007")}, "stays '007' and '7': one, written in two ways?", 2),
+        ({"stays": "stay,los_h\n7,1.5\n8,1.5\n"}, "los_h is a tenth of the times of the events: is it in days?", 2),
+    ],
+)
+def test_what_is_odd_is_doubted(tmp_path, written, doubt, rows):
+    cohort = read_source(two_stays(tmp_path / "h", **written))
+    assert [count for why, count in cohort.rejections.doubts.items() if doubt in why] == [rows]
+    assert len(cohort) == 2
 
 
 @pytest.mark.parametrize(
@@ -97,36 +102,22 @@ def test_times_plausible_only_in_other_units_are_doubted(tmp_path, per_hour, uni
     ],
 )
 def test_values_plausible_only_in_another_unit_are_flagged(tmp_path, variable, value, unit, meant):
-    folder = write(tmp_path / "h", left_out=variable, treated=variable != "fluids")
-    assert build_cohort([folder], tmp_path / "a.parquet").flags.unusual == {}
-    with (folder / "events.csv").open("a") as stream:
-        stream.writelines(f"7,{h},{h + 1},{variable},{value},{unit}\n" for h in range(1, 20))
-    flags = build_cohort([folder], tmp_path / "c.parquet").flags
+    kept = {"left_out": variable, "treated": variable != "fluids"}
+    assert build_cohort([two_stays(tmp_path / "h", **kept)], tmp_path / "a.parquet").flags.unusual == {}
+    more = "".join(f"7,{hour},{hour + 1},{variable},{value},{unit}\n" for hour in range(1, 20))
+    flags = build_cohort([two_stays(tmp_path / "h", **kept, more=more)], tmp_path / "c.parquet").flags
     assert list(flags.unusual) == [variable]
     assert f"plausible only in {meant}" in flags.unusual[variable]
     assert flags.lines()[0].startswith(f"{variable}: median")
 
 
-def test_ids_that_differ_in_zeros_or_case_are_named(tmp_path):
-    folder = write(tmp_path / "h")
-    text = (folder / "events.csv").read_text()
-    (folder / "events.csv").write_text(text.replace("\n8,", "\n007,"))
-    cohort = read_source(folder)
-    assert cohort.rejections.doubts["stays '007' and '7': one, written in two ways?"] == 2
-    assert len(cohort) == 2
-
-
-def test_a_length_of_stay_in_days_is_doubted(tmp_path):
-    found = read_source(write(tmp_path / "h", stays="stay,los_h\n7,1.5\n8,1.5\n")).rejections.doubts
-    assert found == {"los_h is a tenth of the times of the events: is it in days?": 2}
-
-
 def test_a_cohort_without_treatments_is_flagged(tmp_path):
-    assert build_cohort([write(tmp_path / "g")], tmp_path / "g.parquet").flags.untreated == ()
-    summary = build_cohort([write(tmp_path / "h", left_out="urine", treated=False)], tmp_path / "c.parquet")
+    path = tmp_path / "c.parquet"
+    assert build_cohort([two_stays(tmp_path / "g")], path).flags.untreated == ()
+    summary = build_cohort([two_stays(tmp_path / "h", left_out="urine", treated=False)], path)
     assert summary.flags.untreated == ("fio2", "vasopressor", "fluids")
     line = next(line for line in summary.lines() if line.startswith("fio2, vasopressor, fluids: never given"))
-    assert line in cohort_card(Cohort.read(tmp_path / "c.parquet"))
+    assert line in cohort_card(Cohort.read(path))
 
 
 GOOD = HEADER + "7,1,,spo2,95,%\n7,2,,spo2,96,%\n"
