@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from medgym_offline.datasets import Recipe, generate, load_dataset
+from medgym_offline.datasets import Recipe, catalogue, generate, load_dataset, recipes, trust
 from tests.helpers import write_recipe
 
 ID = "medgym/sepsis-prior-v0"
@@ -27,9 +27,8 @@ def recipe(bank_file):
 @pytest.fixture(scope="session")
 def zero_recipe(recipe):
     """Deterministic behavior, perturbed, at fixed times."""
-    return dataclasses.replace(
-        recipe, id="medgym/sepsis-zero-v0", behavior="zero", timing="fixed", decisions=8, perturbation=0.05
-    )
+    other = {"id": "medgym/sepsis-zero-v0", "behavior": "zero", "timing": "fixed", "decisions": 8}
+    return dataclasses.replace(recipe, **other, perturbation=0.05)
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +57,7 @@ def rows(made, root):
 @pytest.fixture
 def copy(made, root, tmp_path):
     """Root of a copy of the dataset that a test may damage."""
-    shutil.copytree(root / "medgym" / "sepsis-prior-v0", tmp_path / "medgym" / "sepsis-prior-v0")
+    shutil.copytree(root / ID, tmp_path / ID)
     return tmp_path
 
 
@@ -69,6 +68,6 @@ def release(recipe, made, tmp_path, monkeypatch):
     folder.mkdir()
     write_recipe(folder / "sepsis-prior-v0.toml", recipe)
     (folder / "sepsis-prior-v0.manifest.json").write_text(json.dumps(made.manifest))
-    for module in ("catalogue", "recipes", "trust"):
-        monkeypatch.setattr(f"medgym_offline.datasets.{module}.release_folder", lambda name: folder)
+    for module in (catalogue, recipes, trust):
+        monkeypatch.setattr(module, "release_folder", lambda name: folder)
     return folder

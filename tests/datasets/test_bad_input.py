@@ -4,20 +4,15 @@ import dataclasses
 import json
 import subprocess
 import sys
+from functools import reduce
+from operator import getitem
 
+import h5py
 import pytest
 
 from medgym_offline.config import check
-from medgym_offline.datasets import (
-    Recipe,
-    dataset_info,
-    generate,
-    list_datasets,
-    listing_table,
-    load_dataset,
-    read_recipe,
-    verify,
-)
+from medgym_offline.datasets import Recipe, dataset_info, generate, list_datasets, load_dataset, read_recipe, verify
+from medgym_offline.datasets.catalogue import listing_table
 from medgym_offline.datasets.forms import DATA_FILE, Manifest, Metadata
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import sha256_file
@@ -38,15 +33,13 @@ def said(action):
 
 
 def spoiled(text, path, value):
+    """JSON with another value at a path, or without it."""
     whole = json.loads(text)
-    inner = whole
-    for key in path[:-1]:
-        inner = inner[key]
+    inner = reduce(getitem, path[:-1], whole)
+    inner[path[-1]] = value
     if value is ...:
         del inner[path[-1]]
-    else:
-        inner[path[-1]] = value
-    return json.dumps(whole)
+    return whole
 
 
 FORMS = {"metadata": Metadata, "manifest": Manifest}
@@ -63,11 +56,11 @@ def test_odd_types_in_a_dataset_are_named(made, copy, file, path):
     place = copy / made.id / "data" / f"{file}.json"
     text = place.read_text()
     for value in (*ODD, ...):
-        place.write_text(spoiled(text, path, value))
+        whole = spoiled(text, path, value)
+        place.write_text(json.dumps(whole))
         actions = [lambda: load_dataset(made.id, root=copy, progress=False)]
         if file == "manifest":
             actions = [lambda: listing_table([dataset_info(made.id, copy)]), lambda: list_datasets(copy)]
-        whole = json.loads(place.read_text())
         wrong = value is ... or bool(said(lambda whole=whole: check(FORMS[file], whole, "x")))
         for line in map(said, actions):
             assert bool(line) >= wrong, (value, line)
@@ -117,10 +110,8 @@ def test_a_disk_that_takes_no_more(recipe, made, copy):
     """The operating system refuses to let a file grow: the work, or the rows, or what is written last."""
     before = sha256_file(copy / made.id / DATA_FILE)
     path = write_recipe(copy / "recipe.toml", recipe, seed=8)
-    words = ["generate", str(path), "--root", str(copy)]
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", _FULL, *words], capture_output=True, text=True, timeout=120, check=False
-    )
+    command = [sys.executable, "-B", "-c", _FULL, "generate", str(path), "--root", str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 2
@@ -147,8 +138,6 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("change", LAYOUTS.values(), ids=LAYOUTS)
 def test_a_data_file_of_another_layout(made, copy, change):
-    import h5py
-
     with h5py.File(copy / made.id / DATA_FILE, "r+") as file:
         change(file)
     report = verify(made.id, root=copy, replay=0, progress=False)

@@ -19,27 +19,23 @@ PATIENTS = 3
 
 def made(behavior, perturbation):
     """Rows of three diabetes patients as generation makes them; their bank, behavior, rollout and process."""
-    recipe = Recipe(
-        "medgym/diabetes-columns-v0", "for a test", "diabetes-v0", behavior, decisions=5, episodes=4,
-        perturbation=perturbation, seed=3, world="true",
-    )  # fmt: skip
-    bank = load_simulators(recipe.bank).world(recipe.world).select(list(range(PATIENTS)))
+    sizes = {"decisions": 5, "episodes": 4, "perturbation": perturbation, "seed": 3, "world": "true"}
+    recipe = Recipe("medgym/diabetes-columns-v0", "for a test", "diabetes-v0", behavior, **sizes)
+    config, patients = process_config(recipe, "diabetes"), list(range(PATIENTS))
+    bank = load_simulators(recipe.bank).world(recipe.world).select(patients)
     acts = recipe_behavior(recipe, bank).select(bank.patients)
     seeds = episode_seeds(recipe.seed, recipe.stream, bank.patients, recipe.episodes)
-    rows = play_shard(bank, acts, recipe, seeds, list(range(PATIENTS))).columns
+    rows = play_shard(bank, acts, recipe, seeds, patients).columns
     found = Transitions(**rows, patients=bank.patients, decisions=5, disease="diabetes").validate()
-    played = play(bank, acts, process_config(recipe, "diabetes"), seeds, perturbation)
-    return found, bank, acts, played, process_config(recipe, "diabetes")
+    return found, bank, acts, play(bank, acts, config, seeds, perturbation), config
 
 
 def test_costs_along_the_path_are_integrals_and_maxima_of_the_rate():
     rows, bank, _, played, config = made("ind", 0.05)
     process = DecisionProcess(bank.to(torch.float64), config)
     step = 1 / 12  # the path is known every five minutes
-    grid = torch.arange(0, 288 + 1, dtype=torch.float64) * step
-    states, _ = dense(process, played, grid)
-    cost = bank.disease.cost
-    rate = cost.rate(bank.denormalize(states)[..., bank.disease.monitored])
+    states, _ = dense(process, played, torch.arange(0, 288 + 1, dtype=torch.float64) * step)
+    rate = bank.disease.cost.rate(bank.denormalize(states)[..., bank.disease.monitored])
     whole = ((rate[..., 1:] + rate[..., :-1]) / 2 * step).sum(-1).numpy()
     per_episode = np.add.reduceat(rows.costs_path[:, 0].astype(float), rows.episode_starts())
     np.testing.assert_allclose(per_episode, whole.reshape(-1), rtol=0.02, atol=0.05)
@@ -65,9 +61,7 @@ def test_log_probabilities_are_those_of_who_played():
 
 def test_importance_weights_of_a_known_policy_average_to_one_and_to_its_mean_action():
     """Of the first decision, under a uniform behavior: E[w] = 1 and E[w a] = E_pi[a], pi a clipped normal."""
-    recipe = Recipe(
-        "medgym/toy-weights-v0", "for a test", bank="toy-v0", behavior="random", decisions=4, episodes=400, seed=1
-    )
+    recipe = Recipe("medgym/toy-weights-v0", "for a test", "toy-v0", "random", decisions=4, episodes=400, seed=1)
     bank = load_simulators(recipe.bank).world(recipe.world).select([0])
     behavior = recipe_behavior(recipe, bank)
     seeds = episode_seeds(1, recipe.stream, bank.patients, 4000)
@@ -78,9 +72,8 @@ def test_importance_weights_of_a_known_policy_average_to_one_and_to_its_mean_act
     weights = torch.exp(clipped_normal_log_prob(actions, mean.expand_as(actions), sigma) - behaved)
     normal = np.random.default_rng(0).normal(mean.numpy(), sigma, (200_000, len(mean))).clip(-1, 1)
     assert float(weights.mean()) == pytest.approx(1.0, abs=0.08)
-    for column in range(len(mean)):
-        found = float((weights * actions[:, column].double()).mean())
-        assert found == pytest.approx(normal[:, column].mean(), abs=0.08)
+    found = (weights[:, None] * actions.double()).mean(0)
+    assert found.numpy() == pytest.approx(normal.mean(0), abs=0.08)
 
 
 def test_an_action_without_noise_has_no_probability():
@@ -110,8 +103,7 @@ def test_a_mix_takes_turns(recipe, tiny_bank, tmp_path):
     for turn, name in enumerate(("zero", "max", "random")):
         alone = generate(dataclasses.replace(mix, behavior=name), root=tmp_path / name, progress=False)
         one = load_dataset(alone.id, root=tmp_path / name, progress=False)
-        own = rows.select((rows.episode % 4) % 3 == turn)
-        wanted = one.select((one.episode % 4) % 3 == turn)
+        own, wanted = (every.select((every.episode % 4) % 3 == turn) for every in (rows, one))
         np.testing.assert_array_equal(own.actions, wanted.actions)
         np.testing.assert_allclose(own.next_observations, wanted.next_observations, atol=1e-5)
     parts = made.manifest["behavior"]["parts"]
@@ -135,7 +127,7 @@ def test_data_come_from_the_world_that_the_recipe_names(recipe, tmp_path, world)
         gap = np.abs(replayed.rewards[replayed.valid].numpy() - rows.rewards).max()
         assert (gap < 1e-4) == (name == world), (name, gap)
     assert verify(made.id, root=tmp_path, replay=2, progress=False).ok
-    assert made.manifest["env_spec"]["kwargs"]["world"] == world
-    there = made.manifest["references"]["data_world"]
-    assert there["world"] == world
-    assert there["returns"]["behavior"] == there["returns"]["zero"] != made.manifest["references"]["returns"]["zero"]
+    references = made.manifest["references"]
+    there = references["data_world"]
+    assert made.manifest["env_spec"]["kwargs"]["world"] == there["world"] == world
+    assert there["returns"]["behavior"] == there["returns"]["zero"] != references["returns"]["zero"]

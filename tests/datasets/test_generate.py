@@ -2,23 +2,24 @@
 
 import dataclasses
 from functools import partial
+from unittest.mock import DEFAULT, Mock
 
 import numpy as np
 import pytest
 
-from medgym_offline.datasets import generate, list_recipes, load_dataset, read_recipe, shards
+from medgym_offline.datasets import generate, list_recipes, load_dataset, read_recipe, recipes, shards, verify
 from medgym_offline.datasets.forms import DATA_FILE
 from medgym_offline.envs import ProcessConfig, draw_noise, episode_seeds
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import cache_folder, sha256_file
+from medgym_offline.policies import StackedActor, save_policy
+from medgym_offline.stack import StackedMLP
 from tests.helpers import refused
 
 
 def test_a_part_has_the_rows_of_the_whole(recipe, rows, tmp_path):
-    part = generate(
-        recipe, root=tmp_path, patients=["prior/3", 1], episodes=2, output_id="medgym/part-v0", progress=False
-    )
-    found = load_dataset(part.id, root=tmp_path, progress=False)
+    some = {"patients": ["prior/3", 1], "episodes": 2, "output_id": "medgym/part-v0"}
+    found = load_dataset(generate(recipe, root=tmp_path, progress=False, **some).id, root=tmp_path, progress=False)
     assert found.patients == rows.patients
     wanted = rows.select(np.isin(rows.episode, [3, 4, 9, 10]))
     np.testing.assert_array_equal(found.patient, wanted.patient)
@@ -65,13 +66,8 @@ def test_replacing_a_dataset_changes_it_whole(recipe, copy):
 
 def test_a_policy_file_of_each_patient_as_behavior(recipe, tiny_bank, tmp_path):
     """Policies in another order than the bank's, some patients only: each acts for its own patient."""
-    from medgym_offline.datasets import verify
-    from medgym_offline.policies import StackedActor, save_policy
-    from medgym_offline.stack import StackedMLP
-
-    ids = tuple(reversed(tiny_bank.patients))
+    ids, path = tuple(reversed(tiny_bank.patients)), tmp_path / "behavior.safetensors"
     actor = StackedActor(StackedMLP(4, (9, 8, 4), seeds=[3, 4, 5, 6]), ids, decisions=20)
-    path = tmp_path / "behavior.safetensors"
     save_policy(actor, path)
     own = dataclasses.replace(recipe, behavior=str(path), perturbation=0.0, episodes=2)
     made = generate(own, root=tmp_path, patients=[0, 2], output_id="medgym/actor-v0", progress=False)
@@ -90,61 +86,28 @@ def test_a_policy_file_of_each_patient_as_behavior(recipe, tiny_bank, tmp_path):
     assert [c.name for c in verify(made.id, root=tmp_path, replay=2, progress=False).faults] == ["behavior"]
 
 
-@pytest.fixture
-def small_shards(monkeypatch):
-    monkeypatch.setattr(shards, "SHARD", 1)
-
-
-class _Stopped:
-    """Plays shards and is interrupted before the one numbered `at`; counts those played."""
-
-    def __init__(self, monkeypatch, at):
-        self.at, self.played = at, 0
-        self._play = shards.play_shard
-        monkeypatch.setattr(shards, "play_shard", self)
-
-    def __call__(self, *arguments):
-        if self.played == self.at:
-            raise KeyboardInterrupt
-        self.played += 1
-        return self._play(*arguments)
-
-
 def work():
-    home = cache_folder() / "generate"
-    return sorted(p.name for p in home.rglob("*") if p.is_file()) if home.is_dir() else []
+    return sorted(path for path in (cache_folder() / "generate").rglob("*") if path.is_file())
 
 
-def test_an_interrupted_run_goes_on(recipe, small_shards, tmp_path, monkeypatch):
-    whole = generate(recipe, root=tmp_path / "whole", progress=False)
-    assert work() == []
-    play = shards.play_shard
-    stopped = _Stopped(monkeypatch, at=3)
-    with pytest.raises(KeyboardInterrupt):
-        generate(recipe, root=tmp_path / "again", progress=False)
-    assert stopped.played == 3
-    assert len([name for name in work() if name.startswith("p")]) == 3
-    assert not any((tmp_path / "again").rglob("*.hdf5"))
+@pytest.mark.parametrize("damaged", [False, True])
+def test_an_interrupted_run_goes_on(recipe, made, tmp_path, monkeypatch, damaged):
+    monkeypatch.setattr(shards, "SHARD", 1)
+    play = Mock(wraps=shards.play_shard, side_effect=[DEFAULT, DEFAULT, DEFAULT, KeyboardInterrupt])
     monkeypatch.setattr(shards, "play_shard", play)
-    rest = _Stopped(monkeypatch, at=None)
-    again = generate(recipe, root=tmp_path / "again", progress=False)
-    assert rest.played == 1
-    assert sha256_file(again.path / DATA_FILE) == sha256_file(whole.path / DATA_FILE)
-    assert again.manifest["content_hash"] == whole.manifest["content_hash"]
-    assert work() == []
-
-
-def test_a_damaged_shard_is_played_again(recipe, small_shards, tmp_path, monkeypatch):
-    play = shards.play_shard
-    _Stopped(monkeypatch, at=3)
     with pytest.raises(KeyboardInterrupt):
         generate(recipe, root=tmp_path, progress=False)
-    path = next((cache_folder() / "generate").rglob("p0001*.safetensors"))
-    path.write_bytes(path.read_bytes()[:-20])
-    monkeypatch.setattr(shards, "play_shard", play)
-    rest = _Stopped(monkeypatch, at=None)
-    generate(recipe, root=tmp_path, progress=False)
-    assert rest.played == 2
+    done = [path for path in work() if path.name.startswith("p")]
+    assert len(done) == 3
+    assert not any(tmp_path.rglob("*.hdf5"))
+    if damaged:
+        done[1].write_bytes(done[1].read_bytes()[:-20])
+    play.configure_mock(side_effect=None, call_count=0)
+    again = generate(recipe, root=tmp_path, progress=False)
+    assert play.call_count == 1 + damaged
+    assert sha256_file(again.path / DATA_FILE) == sha256_file(made.path / DATA_FILE)
+    assert again.manifest == made.manifest
+    assert work() == []
 
 
 def test_made_again_by_two_processes_it_is_the_same_to_the_byte(recipe, made, tmp_path):
@@ -186,20 +149,18 @@ def test_files_named_by_a_recipe_lie_beside_it(tmp_path):
     path = tmp_path / "r.toml"
     path.write_text(GOOD.replace('"zero"', '"policy.safetensors"').replace('"sepsis-v0"', '"bank.safetensors"'))
     recipe = read_recipe(path)
-    assert (recipe.behavior, recipe.bank) == (str(tmp_path / "policy.safetensors"), str(tmp_path / "bank.safetensors"))
+    assert [recipe.behavior, recipe.bank] == [str(tmp_path / f"{name}.safetensors") for name in ("policy", "bank")]
 
 
 @pytest.mark.parametrize(
     ("before", "after"), [('behaviors = ["ind"', 'behaviors = ["idn"'), ("policy.mixed", "policy.mxied")]
 )
 def test_a_core_that_names_no_behavior_is_refused(before, after, tmp_path, monkeypatch):
-    from medgym_offline.datasets import recipes
-
     text = (recipes.release_folder("datasets") / "core.toml").read_text(encoding="utf-8")
     assert before in text
     (tmp_path / "core.toml").write_text(text.replace(before, after), encoding="utf-8")
     monkeypatch.setattr(recipes, "release_folder", lambda name: tmp_path)
-    refused(DatasetError, r"data\.sepsis.*behavior '(idn|mxied)'.*did you mean", lambda: list_recipes())
+    refused(DatasetError, r"data\.sepsis.*behavior '(idn|mxied)'.*did you mean", list_recipes)
 
 
 def test_masks_slices_and_row_numbers_agree(rows):
@@ -207,10 +168,9 @@ def test_masks_slices_and_row_numbers_agree(rows):
     by_mask, by_number = rows.select(mask), rows.select(np.flatnonzero(mask))
     np.testing.assert_array_equal(by_mask.actions, by_number.actions)
     np.testing.assert_array_equal(rows.select(slice(3, 9)).time, rows.time[3:9])
-    both = rows.select(mask, patients=[1])
-    np.testing.assert_array_equal(both.time, rows.time[mask & (rows.patient == 1)])
-    both = rows.select(slice(0, 20), patients=[0])
-    np.testing.assert_array_equal(both.time, rows.time[:20][rows.patient[:20] == 0])
+    np.testing.assert_array_equal(rows.select(mask, patients=[1]).time, rows.time[mask & (rows.patient == 1)])
+    some = rows.select(slice(0, 20), patients=[0])
+    np.testing.assert_array_equal(some.time, rows.time[:20][rows.patient[:20] == 0])
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ from medgym_offline.datasets.publishing import layout
 from medgym_offline.datasets.remotes import parse_remote
 from medgym_offline.datasets.trust import recipe_seeds
 from medgym_offline.errors import DatasetError
+from tests.datasets.conftest import ID
 from tests.datasets.hub import ORG, READER, TOKEN, local_hub
 from tests.helpers import refused
 
-ID = "medgym/sepsis-prior-v0"
 REMOTE = f"hf://{ORG}"
 REPOSITORY = f"{ORG}/medgym"
 ENTRY = {"sha256": "0" * 64, "bytes": 1}
