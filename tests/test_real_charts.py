@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 import medgym_offline as mgo
 from medgym_offline.cohorts.decisions import DecisionRule, Given, treatments_given
-from medgym_offline.datasets import Recipe, Transitions, generate, list_recipes, load_dataset, publish, verify
+from medgym_offline.datasets import Recipe, generate, list_recipes, load_dataset, publish, verify
 from medgym_offline.datasets.charts import charted_episodes, read_charts
 from medgym_offline.datasets.clone import CloneConfig, estimate_log_prob
 from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
@@ -26,16 +27,12 @@ QUICK = CloneConfig(folds=2, hidden=4, updates=3, batch=8)
 REAL = "medgym/sepsis-real-v0"
 
 
-def with_outcomes(cohort):
-    """Every third patient died; two stays are of one person."""
-    died = pl.int_range(pl.len()) % 3 == 0
-    subject = pl.when(pl.int_range(pl.len()) < 2).then(pl.lit("twin/first")).otherwise("subject")
-    return replace(cohort, stays=cohort.stays.with_columns(died=died, subject=subject))
-
-
 @pytest.fixture(scope="module")
 def cohort():
-    return with_outcomes(twin_cohort(9, 4)[0])
+    """Every third patient died; two stays are of one person."""
+    twin, row = twin_cohort(9, 4)[0], pl.int_range(pl.len())
+    subject = pl.when(row < 2).then(pl.lit("twin/first")).otherwise("subject")
+    return replace(twin, stays=twin.stays.with_columns(died=row % 3 == 0, subject=subject))
 
 
 @pytest.fixture(scope="module")
@@ -90,19 +87,27 @@ def test_decisions_fill_the_stay_and_keep_apart(steps, end, tolerance):
 def test_records_without_an_eligible_stay_say_what_is_asked_of_one(cohort, recipe, tmp_path):
     blind = replace(cohort, table=cohort.table.filter(pl.col("variable") != "spo2"))
     blind.write(tmp_path / "twin.parquet")
-    with pytest.raises(DatasetError, match=r"none of the 9 stays .* at least 24 h with spo2, gcs, urine"):
-        read_charts(replace(recipe, records=("twin.parquet",)), "sepsis", tmp_path)
+    own, words = (
+        replace(recipe, records=("twin.parquet",)),
+        "none of the 9 stays .* at least 24 h with spo2, gcs, urine",
+    )
+    refused(DatasetError, words, lambda: read_charts(own, "sepsis", tmp_path))
 
 
 def test_doses_are_those_charted(cohort, charts, bank):
     columns = charts.block.columns
     dose = bank.denormalize_treatment((columns["actions"][:, :3].astype(float) + 1.0) / 2.0)
-    for e, (_, patient) in enumerate(sorted(zip(cohort.subjects, cohort.patients))):
+    for e, patient in enumerate(in_order(cohort)):
         rows = columns["episode"] == e
         steps = treatments_given(cohort, 96.0)[patient]
         wanted, found = steps.total(np.array([steps.end]))[0], (dose[rows] * columns["dt"][rows, None]).sum(0)
         clipped = (steps.rates > bank.scales.treatment_upper).any(0)
         np.testing.assert_allclose(found[~clipped], wanted[~clipped], rtol=1e-3, atol=1e-3)
+
+
+def in_order(cohort):
+    """Its patients as their episodes are: by person."""
+    return [patient for _, patient in sorted(zip(cohort.subjects, cohort.patients))]
 
 
 def seen_at(block):
@@ -116,37 +121,33 @@ def test_nothing_later_is_seen(recipe, cohort, bank, charts):
     """Cut all records at an hour: what was decided and seen until then stays to the bit."""
     hour, compared = 30.3, 0
     kept = cohort.table.filter(pl.col("time_h") <= hour).with_columns(pl.col("end_h").clip(upper_bound=hour))
-    cut = charted_episodes(recipe, replace(cohort, table=kept), bank, clone=QUICK).block
-    whole = charts.block
+    cut, whole = charted_episodes(recipe, replace(cohort, table=kept), bank, clone=QUICK).block, charts.block
     for e in range(len(whole)):
         one, other = (np.flatnonzero(block.columns["episode"] == e) for block in (cut, whole))
         if whole.columns["time"][other[-1]] > hour:  # the cut ends what ran, which is a change at that hour
-            count = int((seen_at(whole)[other] <= hour).sum())
-            one, other = one[:count], other[:count]
+            other = other[seen_at(whole)[other] <= hour]
+            one = one[: len(other)]
             np.testing.assert_array_equal(seen_at(cut)[one], seen_at(whole)[other])
             np.testing.assert_array_equal(cut.columns["observations"][one], whole.columns["observations"][other])
-            compared += count
+            compared += len(other)
     assert compared
 
 
 def test_results_come_late(cohort, bank, charts):
     """A laboratory value is unknown until its result is in."""
-    disease = bank.disease
-    channels = {c.component: c.delay for c in disease.views["charted"].channels}
-    slow = max(channels, key=lambda name: channels[name])
+    disease, block = bank.disease, charts.block
+    delay, slow = max((c.delay, c.component) for c in disease.views["charted"].channels)
     column = disease.column(slow)
-    block = charts.block
-    names = sorted(zip(cohort.subjects, cohort.patients))
     seen = 0
-    for e, (_, patient) in enumerate(names):
+    for e, patient in enumerate(in_order(cohort)):
         own = cohort.table.filter((pl.col("patient") == patient) & (pl.col("variable") == slow)).sort("time_h")
         for row in np.flatnonzero(block.columns["episode"] == e):
             time = float(seen_at(block)[row])
-            known = own.filter(pl.col("time_h") + channels[slow] <= time + 1e-6)
+            known = own.filter(pl.col("time_h") + delay <= time + 1e-6)
             value = bank.scales.normal_column(disease, known["value"].to_numpy()[-1:], column) if len(known) else [0.0]
             assert block.columns["observations"][row, column] == pytest.approx(float(value[0]), abs=1e-5)
             seen += len(known)
-    assert channels[slow] > 0
+    assert delay > 0
     assert seen
 
 
@@ -165,13 +166,11 @@ def test_no_person_scores_itself():
     seen, actions = g.normal(size=(120, 3)), np.clip(g.normal(size=(120, 2)), -1.0, 1.0)
     config = replace(QUICK, updates=20)
     base = estimate_log_prob(seen, actions, persons, 0, config).log_prob
-    own = np.array([p == "p2" for p in persons])
+    own = np.array(persons) == "p2"
     first = int(np.flatnonzero(own)[0])
-    rest = own & (np.arange(120) != first)
-    other_seen, other_actions = seen.copy(), actions.copy()
-    other_seen[rest] += 5.0
-    other_actions[rest] = -1.0
-    moved = estimate_log_prob(other_seen, other_actions, persons, 0, config).log_prob
+    rest = (own & (np.arange(120) != first))[:, None]
+    others = np.where(rest, seen + 5.0, seen), np.where(rest, -1.0, actions)
+    moved = estimate_log_prob(*others, persons, 0, config).log_prob
     assert moved[first] == base[first]
     assert not np.array_equal(moved[~own], base[~own])  # others do learn from this person
 
@@ -193,19 +192,16 @@ def test_a_clone_knows_what_there_is_to_know():
 def test_the_whole_way(made, cohort, monkeypatch):
     root, recipe = made
     data = load_dataset(recipe.id, root=root)
-    assert isinstance(data, Transitions)
-    assert data.view == "charted"
-    assert data.decisions == 96
+    assert (data.view, data.decisions) == ("charted", 96)
     assert data.observation_dim == len(data.definition.seen("charted"))
     report = verify(recipe.id, root=root, progress=False)
     assert report.ok, str(report)
     card = (root / recipe.id / "README.md").read_text()
     assert "estimated" in card
     assert "no row is a record" not in card
+    tiny = OfflineConfig(updates=4, hidden=8, batch=16)
     for algorithm in ("bc", "iql"):
-        policy = train(
-            algorithm, data, "pop", config=OfflineConfig(updates=4, hidden=8, batch=16), progress=False
-        ).policy
+        policy = train(algorithm, data, "pop", config=tiny, progress=False).policy
         assert policy.decisions == 96
     found = mgo.evaluate(policy, bank="sepsis-v0", patients=2, episodes=2, worlds=["own"])
     assert np.isfinite(found.worlds["own"].metrics["severity_mean"])
@@ -214,44 +210,34 @@ def test_the_whole_way(made, cohort, monkeypatch):
     audit = audit_dataset(recipe.id, [policy, "zero"], settings=settings, root=root)
     assert set(audit.estimates) == {"fqe", "wis", "dr"}
     assert not audit.truth
-    assert any("estimated" in line for line in audit.warnings)
-    assert any("confounded" in line for line in audit.warnings)
+    assert all(any(word in line for line in audit.warnings) for word in ("estimated", "confounded"))
     refused(DatasetError, "not passed on", lambda: publish(recipe.id, "hf://nobody", root=root, dry_run=True))
 
 
-def _without(variable):
-    return lambda cohort: replace(cohort, table=cohort.table.filter(pl.col("variable") != variable))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (_without("fluids"), "records hold no fluids"),
-        (lambda c: replace(c, stays=c.stays.with_columns(died=pl.lit(None, pl.Boolean))), "does not say whether"),
-    ],
-)
-def test_records_that_lack_something(recipe, cohort, bank, change, message):
-    refused(DatasetError, message, lambda: charted_episodes(recipe, change(cohort), bank, clone=QUICK))
+def test_records_that_lack_something(recipe, cohort, bank):
+    dry = replace(cohort, table=cohort.table.filter(pl.col("variable") != "fluids"))
+    refused(DatasetError, "records hold no fluids", lambda: charted_episodes(recipe, dry, bank, clone=QUICK))
+    unknown = replace(cohort, stays=cohort.stays.with_columns(died=pl.lit(None, pl.Boolean)))
+    refused(DatasetError, "does not say whether", lambda: charted_episodes(recipe, unknown, bank, clone=QUICK))
 
 
 def test_where_the_records_are(recipe, tmp_path, monkeypatch):
+    load, make = (partial(function, REAL, root=tmp_path, progress=False) for function in (load_dataset, generate))
     monkeypatch.delenv("MEDGYM_CLINICAL_DATA", raising=False)
-    refused(DatasetError, "set MEDGYM_CLINICAL_DATA", lambda: load_dataset(REAL, root=tmp_path, progress=False))
+    refused(DatasetError, "set MEDGYM_CLINICAL_DATA", load)
     monkeypatch.setenv("MEDGYM_CLINICAL_DATA", str(tmp_path))
-    with pytest.raises(DatasetError, match=r"mimic-iii-demo-1\.4 is not there"):
-        load_dataset(REAL, root=tmp_path, progress=False)
+    refused(DatasetError, r"mimic-iii-demo-1\.4 is not there", load)
     for name in recipe.records:
         (tmp_path / name).mkdir()
-    refused(CohortError, "no known layout", lambda: generate(REAL, root=tmp_path, progress=False))
-    for arguments in ({"patients": 2, "output_id": "medgym/some-v0"}, {"release": True}):
-        with pytest.raises(DatasetError, match="whole, and never shipped"):
-            generate(REAL, root=tmp_path, progress=False, **arguments)
+    refused(CohortError, "no known layout", make)
+    refused(DatasetError, "whole, and never shipped", lambda: make(patients=2, output_id="medgym/some-v0"))
+    refused(DatasetError, "whole, and never shipped", lambda: make(release=True))
 
 
 @pytest.mark.parametrize("fields", [{"reward": "death"}, {"behavior": "records"}, {"records": ("x",)}])
 def test_recipes_of_records_and_of_simulators_differ(fields):
-    with pytest.raises(DatasetError, match="go together"):
-        Recipe(**({"id": "medgym/b-v0", "description": "", "bank": "sepsis-v0", "behavior": "random"} | fields))
+    whole = {"id": "medgym/b-v0", "description": "", "bank": "sepsis-v0", "behavior": "random"} | fields
+    refused(DatasetError, "go together", lambda: Recipe(**whole))
 
 
 @pytest.mark.clinical

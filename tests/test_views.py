@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -13,10 +13,9 @@ import torch
 import medgym_offline as mgo
 from medgym_offline.datasets import Recipe, dataset_info, find_recipe, generate, load_dataset, verify
 from medgym_offline.datasets.behaviors import recipe_behavior, resolve_behavior
-from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.diseases.base import Channel, View
 from medgym_offline.envs import DecisionProcess, ProcessConfig, TreatmentEnv, TreatmentVectorEnv, draw_noise
-from medgym_offline.envs.rollout import episode_seeds, rollout
+from medgym_offline.envs.rollout import dense, episode_seeds, rollout
 from medgym_offline.envs.views import Lens
 from medgym_offline.errors import DatasetError, DiseaseError, MedGymError, PolicyError, UnknownNameError
 from medgym_offline.evaluation import evaluate
@@ -26,8 +25,8 @@ from medgym_offline.policies.builtin import builtin_policy
 from medgym_offline.simulators import load_simulators
 from tests.helpers import refused
 
-DISEASES = ("sepsis", "diabetes", "anesthesia", "toy")
-VIEWS = ("noisy", "charted")
+each_disease = pytest.mark.parametrize("disease", ["sepsis", "diabetes", "anesthesia", "toy"])
+each_view = pytest.mark.parametrize("view", ["noisy", "charted"])
 
 
 @functools.cache
@@ -35,8 +34,8 @@ def bank_of(disease):
     return load_simulators(mgo.disease(disease).bank).select(3)
 
 
-def played(bank, view, seeds, actions, decisions=None):
-    config = ProcessConfig(disease=bank.disease.name, view=view, decisions=decisions)
+def played(bank, view, seeds, actions):
+    config = ProcessConfig(disease=bank.disease.name, view=view)
     numbers = iter(range(config.decisions))
     process = DecisionProcess(bank, config)
     return process, rollout(process, lambda _: actions[:, :, next(numbers)], draw_noise(seeds, bank, config))
@@ -58,8 +57,8 @@ def seeds_of(bank, episodes=4):
     return episode_seeds(0, "views", bank.patients, episodes)
 
 
-@pytest.mark.parametrize("disease", DISEASES)
-@pytest.mark.parametrize("view", VIEWS)
+@each_disease
+@each_view
 def test_the_episode_is_the_same_whatever_is_seen(disease, view):
     bank, (_, full), (process, seen) = bank_of(disease), shown(disease, "full"), shown(disease, view)
     for name in ("states", "rewards", "dt", "costs", "severity"):
@@ -73,42 +72,37 @@ def test_the_episode_is_the_same_whatever_is_seen(disease, view):
     assert torch.equal(seen.observations, again.observations)
 
 
-@pytest.mark.parametrize("disease", DISEASES)
+@each_disease
 def test_nothing_that_was_not_measured_is_seen(disease):
     """State and measurements are exchanged wherever no result is in: the observation stays, to the bit."""
-    bank = bank_of(disease)
+    bank, process = bank_of(disease), shown(disease, "charted")[0]
     seeds, actions = seeds_of(bank), random_actions(bank)
-    config = ProcessConfig(disease=disease, view="charted")
-    process, noise = DecisionProcess(bank, config), draw_noise(seeds, bank, config)
+    noise, generator = draw_noise(seeds, bank, process.config), torch.Generator().manual_seed(1)
     episodes = process.start(seeds.shape[1], noise.initial, noise.exogenous, noise.view)
-    lens, generator = process.lens, torch.Generator().manual_seed(1)
-    assert lens is not None
-    at_decisions = [c.component for c in lens.view.channels if c.gap is None]
+    at_decisions = [c.component for c in process.lens.view.channels if c.gap is None]
     unseen = [c.kind != "derived" and c.name not in at_decisions for c in bank.disease.components]
-    for k in range(config.decisions):
-        shown, table = process.observe(episodes), episodes.view
-        assert table is not None
+    for k in range(process.config.decisions):
+        seen, table = process.observe(episodes), episodes.view
         known = (table[..., :2] <= episodes.time[..., None, None]).all(-1)
         odd = torch.randn(table.shape[:-1], generator=generator)
         other = torch.cat([table[..., :3], torch.where(known, table[..., 3], odd)[..., None]], -1)
         due = (table[..., 0] == episodes.time[..., None]).any(-1)  # a measurement of this very moment is seen
         state = torch.where(torch.tensor(unseen) & ~due[..., None], torch.randn(episodes.x.shape), episodes.x)
-        assert torch.equal(process.observe(dataclasses.replace(episodes, x=state, view=other)), shown)
+        assert torch.equal(process.observe(replace(episodes, x=state, view=other)), seen)
         episodes = process.step(episodes, actions[:, :, k], noise.process[:, :, k]).next
 
 
-@pytest.mark.parametrize("disease", DISEASES)
-@pytest.mark.parametrize("view", VIEWS)
+@each_disease
+@each_view
 def test_nothing_later_changes_what_was_seen(disease, view):
-    bank = bank_of(disease)
-    actions, seeds, cut = random_actions(bank), seeds_of(bank), 3
-    other = torch.cat([actions[:, :, :cut], random_actions(bank, seed=9)[:, :, cut:]], 2)
-    one, two = shown(disease, view)[1].observations, played(bank, view, seeds, other)[1].observations
+    bank, cut = bank_of(disease), 3
+    other = torch.cat([random_actions(bank)[:, :, :cut], random_actions(bank, seed=9)[:, :, cut:]], 2)
+    one, two = shown(disease, view)[1].observations, played(bank, view, seeds_of(bank), other)[1].observations
     assert torch.allclose(one[:, :, : cut + 1], two[:, :, : cut + 1], atol=1e-5)
     assert not torch.equal(one[:, :, cut + 1 :], two[:, :, cut + 1 :])
 
 
-@pytest.mark.parametrize("disease", DISEASES)
+@each_disease
 def test_times_and_errors_depend_on_the_seed_alone(disease):
     process = mgo.disease(disease).process
     few = Lens(ProcessConfig(disease=disease, view="charted"))
@@ -123,13 +117,11 @@ def test_times_and_errors_depend_on_the_seed_alone(disease):
         assert channel.gap is None or scheduled[slots].max() > process.horizon, "slots last for the whole episode"
 
 
-@pytest.mark.parametrize("disease", DISEASES)
-@pytest.mark.parametrize("view", VIEWS)
+@each_disease
+@each_view
 def test_one_episode_does_not_depend_on_others(disease, view):
-    bank = bank_of(disease)
-    seeds, actions = seeds_of(bank), random_actions(bank)
-    _, together = shown(disease, view)
-    _, alone = played(bank.select([1]), view, seeds[1:2, 2:3], actions[1:2, 2:3])
+    bank, together = bank_of(disease), shown(disease, view)[1]
+    _, alone = played(bank.select([1]), view, seeds_of(bank)[1:2, 2:3], random_actions(bank)[1:2, 2:3])
     assert torch.allclose(together.observations[1:2, 2:3], alone.observations, atol=2e-4)
 
 
@@ -138,8 +130,6 @@ def test_a_result_comes_after_its_delay_and_waiting_buys_it():
     channel = bank.disease.views["charted"].channels[0]
     process, seen = played(bank, "charted", seeds_of(bank, 40), random_actions(bank, 40))
     table = draw_noise(seeds_of(bank, 40), bank, process.config).view
-    assert table is not None
-    assert process.lens is not None
     time = torch.cat([torch.zeros_like(seen.time[..., :1]), seen.time], -1)
     taken, result = table[..., 0], table[..., 1]
     there = (result[:, :, None] <= time[..., None] + 1e-6) & (taken[:, :, None] <= time[..., None] + 1e-6)
@@ -155,10 +145,8 @@ def test_a_result_comes_after_its_delay_and_waiting_buys_it():
 
 def test_a_value_is_that_of_the_path_at_its_time():
     """Without error and delay, what is shown is what the dense path was at the time that the age says."""
-    from medgym_offline.envs.rollout import dense
-
     bank = bank_of("toy")
-    exact = dataclasses.replace(bank.disease, views={"charted": View((Channel("glucose", gap=2.0, spread=0.2),))})
+    exact = replace(bank.disease, views={"charted": View((Channel("glucose", gap=2.0, spread=0.2),))})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ProcessConfig, "definition", property(lambda self: exact))
         process, seen = played(bank, "charted", seeds_of(bank), random_actions(bank))
@@ -173,46 +161,37 @@ def test_a_value_is_that_of_the_path_at_its_time():
     assert checked > 20
 
 
-@pytest.fixture(scope="module")
-def toy_recipe():
-    return Recipe(
-        id="medgym/toy-views-v0", description="Uniform.", bank="toy-v0", behavior="random", decisions=6, episodes=3
-    )
+TOY = Recipe("medgym/toy-views-v0", "Uniform.", "toy-v0", "random", decisions=6, episodes=3)
 
 
 @pytest.fixture
-def stored(toy_recipe):
-    generate(toy_recipe, patients=3, output_id="medgym/toy-few-v0", progress=False)
-    return "medgym/toy-few-v0"
+def stored():
+    return generate(TOY, patients=3, output_id="medgym/toy-few-v0", progress=False).id
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_environments_and_dataset_show_the_same(view, stored, toy_recipe):
-    full = load_dataset(stored, progress=False)
-    rows = load_dataset(stored, progress=False, view=view)
+@each_view
+def test_environments_and_dataset_show_the_same(view, stored):
+    full, rows = load_dataset(stored, progress=False), load_dataset(stored, progress=False, view=view)
     assert (rows.view, rows.identity) == (view, full.identity)
     assert np.array_equal(rows.rewards, full.rewards)
     bank = load_simulators("toy-v0").select(list(full.present_ids))
-    seeds = episode_seeds(toy_recipe.seed, "dataset:medgym/toy-views-v0", bank.patients, 3)
+    seeds = episode_seeds(TOY.seed, "dataset:medgym/toy-views-v0", bank.patients, 3)
     vector = TreatmentVectorEnv(bank=bank, patients=[0, 1, 2], decisions=6, world="own", view=view)
     first, _ = vector.reset(seed=[int(s) for s in seeds[:, 1]])
     env = TreatmentEnv(bank=bank, decisions=6, world="own", view=view)
-    for p in range(3):
-        own = rows.select(patients=[bank.patients[p]])
+    steps, expected = [], []
+    for p, patient in enumerate(bank.patients):
+        own = rows.select(patients=[patient])
         begin, end = own.episode_starts()[1:3]
-        observation, _ = env.reset(seed=int(seeds[p, 1]), options={"patient": bank.patients[p]})
+        observation, _ = env.reset(seed=int(seeds[p, 1]), options={"patient": patient})
         assert np.allclose(first[p], observation, atol=1e-4)
         for i in range(begin, end):
             assert np.allclose(observation, own.observations[i], atol=1e-3)
             observation = env.step(own.actions[i])[0]
             assert np.allclose(observation, own.next_observations[i], atol=1e-3)
-    some = [full.select(patients=[patient]) for patient in bank.patients]
-    step = np.stack([own.actions[own.episode_starts()[1]] for own in some])
-    after = vector.step(step)[0]
-    expected = [
-        rows.select(patients=[p]).next_observations[own.episode_starts()[1]] for p, own in zip(bank.patients, some)
-    ]
-    assert np.allclose(after, np.stack(expected), atol=1e-3)
+        steps.append(own.actions[begin])
+        expected.append(own.next_observations[begin])
+    assert np.allclose(vector.step(np.stack(steps))[0], np.stack(expected), atol=1e-3)
 
 
 def test_a_view_is_kept_and_made_for_the_patients_asked_for(stored, tmp_path, monkeypatch):
@@ -226,21 +205,22 @@ def test_a_view_is_kept_and_made_for_the_patients_asked_for(stored, tmp_path, mo
     assert np.allclose(whole.observations[: len(one)], one.observations, atol=1e-6)
 
 
-def test_a_behavior_may_see_less_than_what_is_stored(toy_recipe):
+def gap(policy, rows):
+    """Mean distance of a policy's actions from those of the rows."""
+    return np.abs(policy.act(rows.observations[None])[0].clip(-1, 1) - rows.actions).mean()
+
+
+def test_a_behavior_may_see_less_than_what_is_stored():
     """Rows are `full`; the actions are those of a rule that saw the last fingerstick."""
-    recipe = dataclasses.replace(
-        toy_recipe, id="medgym/diabetes-blind-v0", bank="diabetes-v0", behavior="clinician", decisions=5,
-        world="true", view="charted", perturbation=0.05,
-    )  # fmt: skip
+    options = {"decisions": 5, "episodes": 3, "world": "true", "view": "charted", "perturbation": 0.05}
+    recipe = Recipe("medgym/diabetes-blind-v0", "Blind.", "diabetes-v0", "clinician", **options)
     generate(recipe, patients=2, output_id=recipe.id, progress=False)
     full, seen = (load_dataset(recipe.id, progress=False, view=v) for v in ("full", "charted"))
     assert full.observation_dim == mgo.disease("diabetes").observation_dim
     bank = load_simulators("diabetes-v0").world("true").select(list(full.present_ids))
     policy = builtin_policy("clinician", bank, decisions=5, view="charted")
     for patient in full.present_ids:
-        own = seen.select(patients=[patient])
-        wish = policy.select([patient]).act(own.observations[None])[0].clip(-1, 1)
-        assert np.abs(wish - own.actions).mean() < 0.1, "actions follow what was seen"
+        assert gap(policy.select([patient]), seen.select(patients=[patient])) < 0.1, "actions follow what was seen"
     report = verify(recipe.id)
     assert report.ok, report
 
@@ -264,11 +244,9 @@ def test_a_shipped_policy_takes_what_is_charted_for_the_state():
     generate(recipe, patients=2, episodes=3, output_id="medgym/few-charted-v0", progress=False)
     full, seen = (load_dataset("medgym/few-charted-v0", progress=False, view=v) for v in ("full", "charted"))
     for patient in full.present_ids:
-        own = seen.select(patients=[patient])
-        wish = behavior.policy.act(own.observations[None])[0].clip(-1, 1)
-        assert (gap := np.abs(wish - own.actions).mean()) < 0.06, "actions follow what was seen"
-        blind = plain.policy.act(full.select(patients=[patient]).observations[None])[0].clip(-1, 1)
-        assert np.abs(blind - own.actions).mean() > 1.2 * gap, "and not what was so"
+        followed = gap(behavior.policy, seen.select(patients=[patient]))
+        assert followed < 0.06, "actions follow what was seen"
+        assert gap(plain.policy, full.select(patients=[patient])) > 1.2 * followed, "and not what was so"
     report = verify("medgym/few-charted-v0")
     assert report.ok, report
 
@@ -280,10 +258,13 @@ class Asks:
         return np.tanh(observations[..., :1].repeat(2, -1))
 
 
-def test_a_policy_is_evaluated_on_what_it_was_trained_on(stored, tmp_path):
+def cloned(stored, updates):
     rows = load_dataset(stored, progress=False, view="charted")
-    policy = train("bc", rows, "pop", config=OfflineConfig(updates=20, batch=16, hidden=8), progress=False).policy
-    path = save_policy(policy, tmp_path / "bc.safetensors")
+    return train("bc", rows, "pop", config=OfflineConfig(updates=updates, batch=16, hidden=8), progress=False).policy
+
+
+def test_a_policy_is_evaluated_on_what_it_was_trained_on(stored, tmp_path):
+    path = save_policy(cloned(stored, 20), tmp_path / "bc.safetensors")
     again = load_policy(path)
     assert (again.view, again.observation_dim) == ("charted", 5)
     quick = {"bank": load_simulators("toy-v0").select(3), "episodes": 2, "worlds": ("own",)}
@@ -291,12 +272,11 @@ def test_a_policy_is_evaluated_on_what_it_was_trained_on(stored, tmp_path):
     assert found.protocol["view"] == "charted"
     assert "view" not in found.deviations
     assert "support_distance" in found.metrics
-    with pytest.raises(PolicyError, match=r"^policy 'bc' was made for view 'charted' and cannot be .*$"):
-        evaluate(path, view="full", **quick)
-    with pytest.raises(DatasetError, match="was loaded with view 'full', the policy sees 'charted'"):
-        evaluate(path, dataset=load_dataset(stored, progress=False), **quick)
-    plain = evaluate(Asks(), **quick)
-    blind = evaluate(Asks(), view="charted", **quick)
+    words = r"^policy 'bc' was made for view 'charted' and cannot be .*$"
+    refused(PolicyError, words, lambda: evaluate(path, view="full", **quick))
+    words, full = "was loaded with view 'full', the policy sees 'charted'", load_dataset(stored, progress=False)
+    refused(DatasetError, words, lambda: evaluate(path, dataset=full, **quick))
+    plain, blind = evaluate(Asks(), **quick), evaluate(Asks(), view="charted", **quick)
     assert "view" not in plain.protocol
     assert plain.metrics["return"] != blind.metrics["return"]
     for name in ("zero", "random"):
@@ -305,37 +285,33 @@ def test_a_policy_is_evaluated_on_what_it_was_trained_on(stored, tmp_path):
 
 
 def test_exported_policies_say_what_they_see(stored, tmp_path):
-    rows = load_dataset(stored, progress=False, view="charted")
-    policy = train("bc", rows, "pop", config=OfflineConfig(updates=2, batch=16, hidden=8), progress=False).policy
+    policy = cloned(stored, 2)
     for export, file in ((export_torchscript, "own.pt"), (export_onnx, "own.onnx")):
         found = load_policy(export(policy, tmp_path / file))
         assert (found.view, found.disease, found.observation_dim, found.action_dim) == ("charted", "toy", 5, 2)
-    with pytest.raises(PolicyError, match="was made for toy, bank 'sepsis-v0' is of sepsis"):
-        evaluate(tmp_path / "own.pt", bank="sepsis-v0", patients=1, episodes=1)
+    other = functools.partial(evaluate, tmp_path / "own.pt", bank="sepsis-v0", patients=1, episodes=1)
+    refused(PolicyError, "was made for toy, bank 'sepsis-v0' is of sepsis", other)
     torch.jit.save(torch.jit.script(torch.nn.Linear(5, 2)), str(tmp_path / "foreign.pt"))
     quick = {"bank": load_simulators("toy-v0").select(2), "episodes": 1, "worlds": ("own",)}
     evaluate(tmp_path / "foreign.pt", view="charted", **quick)
     refused(PolicyError, "fails on 2 observations of 3 columns", lambda: evaluate(tmp_path / "foreign.pt", **quick))
 
 
-def test_mistakes_are_one_line(stored, toy_recipe):
-    bank = bank_of("toy")
-    for wrong in (
-        lambda: load_dataset(stored, progress=False, view="chartd"),
-        lambda: ProcessConfig(disease="toy", view="chartd"),
-        lambda: gymnasium.make("medgym/Diabetes-v0", view="chartd"),
-        lambda: evaluate("zero", bank=bank, view="chartd", episodes=1),
-        lambda: generate(dataclasses.replace(toy_recipe, view="chartd"), progress=False),
-    ):
-        refused(MedGymError, "", wrong)
-    refused(UnknownNameError, "did you mean 'charted'", lambda: load_dataset(stored, progress=False, view="chartd"))
-    with pytest.raises(PolicyError, match=r"behavior.*made for view 'full'.*under view 'charted'"):
-        evaluate("behavior", view="charted", patients=1, episodes=1, bank="sepsis-v0")
+def test_mistakes_are_one_line(stored):
+    bank, rows = bank_of("toy"), load_dataset(stored, progress=False)
     process = DecisionProcess(bank, ProcessConfig(disease="toy", view="noisy"))
-    refused(MedGymError, "needs the episodes' measurements", lambda: process.observe(process.start(1)))
-    with pytest.raises(DiseaseError, match=r"views 'bad', channel 'sugar': each channel measures a component"):
-        dataclasses.replace(bank.disease, views={"bad": View((Channel("sugar"),))})
-    rows = load_dataset(stored, progress=False)
-    with pytest.raises(DatasetError, match="observations have width 3, view 'charted' has 5"):
-        dataclasses.replace(rows, view="charted").validate()
-    assert isinstance(rows, Transitions)
+    views = {"bad": View((Channel("sugar"),))}
+    blind = functools.partial(evaluate, "behavior", view="charted", bank="sepsis-v0", patients=1, episodes=1)
+    meant, lacks = "did you mean 'charted'", "views 'bad', channel 'sugar': each channel measures a component"
+    for error, words, action in (
+        (UnknownNameError, meant, lambda: load_dataset(stored, progress=False, view="chartd")),
+        (MedGymError, meant, lambda: ProcessConfig(disease="toy", view="chartd")),
+        (MedGymError, meant, lambda: gymnasium.make("medgym/Diabetes-v0", view="chartd")),
+        (MedGymError, meant, lambda: evaluate("zero", bank=bank, view="chartd", episodes=1)),
+        (MedGymError, meant, lambda: generate(replace(TOY, view="chartd"), progress=False)),
+        (PolicyError, r"behavior.*made for view 'full'.*under view 'charted'", blind),
+        (MedGymError, "needs the episodes' measurements", lambda: process.observe(process.start(1))),
+        (DiseaseError, lacks, lambda: replace(bank.disease, views=views)),
+        (DatasetError, "observations have width 3, view 'charted' has 5", replace(rows, view="charted").validate),
+    ):
+        refused(error, words, action)
