@@ -87,10 +87,8 @@ def test_decisions_fill_the_stay_and_keep_apart(steps, end, tolerance):
 def test_records_without_an_eligible_stay_say_what_is_asked_of_one(cohort, recipe, tmp_path):
     blind = replace(cohort, table=cohort.table.filter(pl.col("variable") != "spo2"))
     blind.write(tmp_path / "twin.parquet")
-    own, words = (
-        replace(recipe, records=("twin.parquet",)),
-        "none of the 9 stays .* at least 24 h with spo2, gcs, urine",
-    )
+    own = replace(recipe, records=("twin.parquet",))
+    words = "none of the 9 stays .* at least 24 h with spo2, gcs, urine"
     refused(DatasetError, words, lambda: read_charts(own, "sepsis", tmp_path))
 
 

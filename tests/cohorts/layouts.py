@@ -66,10 +66,7 @@ def _normal(charted):
     header = "stay_id,subject_id,los_h,age,gender,weight_kg,hospital_expire_flag,sepsis"
     observed = [(1, name, t, value) for name, t, value in charted.points]
     observed += [(1, "urine", t, ml) for t, ml in charted.urine]
-    doses = [
-        (1, drug, a, b, dose, repr(float(dose) * DRUGS[drug].factor) if dose else "")
-        for drug, a, b, dose in charted.doses
-    ]
+    doses = [(1, drug, a, b, d, d and repr(float(d) * DRUGS[drug].factor)) for drug, a, b, d in charted.doses]
     return {
         "stays": (header, [(1, 10, 48, 60, "F", 70, 0, 0)]),
         "observations": ("stay_id,var,t_h,value", observed),
@@ -78,19 +75,17 @@ def _normal(charted):
     }
 
 
-_ORDERS = (
-    "starttime,endtime,itemid,amount,amountuom,rate,rateuom,patientweight,statusdescription,ordercategoryname,"
-    "secondaryordercategoryname"
-)
+_ORDERS = "starttime,endtime,itemid,amount,amountuom,rate,rateuom,patientweight,statusdescription"
+_ORDERS += ",ordercategoryname,secondaryordercategoryname"
 
 
 def _mimic_iv(charted):
     """MIMIC-IV tables in one folder."""
     labs = [(10, i, _LAB[n], at(t), v, v) for i, (n, t, v) in enumerate(charted.points) if n in _LAB]
-    orders = [
-        (10, 1, at(start), at(end), _DRUG[drug], 1, "mg", *_rate(drug, dose), 70, "", "01-Drips", "")
-        for drug, start, end, dose in charted.doses
-    ]
+    charts = [(10, 1, _CHART[n], at(t), v, v) for n, t, v in charted.points if n in _CHART]
+    orders = []
+    for drug, start, end, dose in charted.doses:
+        orders.append((10, 1, at(start), at(end), _DRUG[drug], 1, "mg", *_rate(drug, dose), 70, "", "01-Drips", ""))
     for start, end, ml in charted.volumes:
         orders.append((10, 1, at(start), at(end), 225158, ml, "ml", "", "", 70, "", "03-IV Fluid Bolus", ""))
     urine = [(10, 1, 226559, at(t), ml) for t, ml in charted.urine]
@@ -99,10 +94,7 @@ def _mimic_iv(charted):
         "patients": ("subject_id,gender,anchor_age,anchor_year", [(10, "F", 2148 - charted.born, 2148)]),
         "admissions": ("hadm_id,hospital_expire_flag", [(100, int(charted.died))]),
         "diagnoses_icd": ("hadm_id,icd_code,icd_version", [(100, *code) for code in charted.codes]),
-        "chartevents": (
-            "subject_id,stay_id,itemid,charttime,value,valuenum",
-            [(10, 1, _CHART[n], at(t), v, v) for n, t, v in charted.points if n in _CHART],
-        ),
+        "chartevents": ("subject_id,stay_id,itemid,charttime,value,valuenum", charts),
         "labevents": ("subject_id,specimen_id,itemid,charttime,value,valuenum", labs),
         "outputevents": ("subject_id,stay_id,itemid,charttime,value", urine),
         "inputevents": ("subject_id,stay_id," + _ORDERS, orders),
@@ -159,10 +151,7 @@ def write(folder, layout, charted=THIN, **extra):
 
 #: A record that has everything, and what every layout makes of it.
 RICH = Charted(
-    points=[
-        *[("lactate", -1.0, "4.5"), ("fio2", 1.0, "0.5"), ("pao2", 3.0, "82")],
-        *[("fio2", 5.0, "40"), ("bilirubin", 12.0, "1.4")],
-    ],
+    points=[("lactate", -1, "4.5"), ("fio2", 1, "0.5"), ("pao2", 3, "82"), ("fio2", 5, "40"), ("bilirubin", 12, "1.4")],
     doses=[("norepinephrine", 1.0, 3.0, "0.1"), ("vasopressin", 2.0, 4.0, "0.04"), ("phenylephrine", 5.0, 6.0, "1.2")],
     volumes=[(1.0, 5.0, "400"), (3.0, 7.0, "200")],
     urine=[(2.0, "100"), (3.0, "50"), (4.0, "100"), (4.5, "50")],

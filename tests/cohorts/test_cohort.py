@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from medgym_offline.cohorts import Cohort, combine, coverage, select_stays, validate
 from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.grid import cell_sums
-from medgym_offline.cohorts.intervals import interval_rates, record_rates, sum_overlapping
+from medgym_offline.cohorts.intervals import record_rates, sum_overlapping
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import CohortError, UnknownNameError
-from tests.cohorts.support import STATES, build_cohort
+from tests.cohorts.layouts import Charted, write
+from tests.cohorts.support import STATES, build_cohort, held, read_source
 from tests.helpers import refused
 
 COLUMNS = {"patient": pl.String, "time_h": pl.Float64, "end_h": pl.Float64, "variable": pl.String, "value": pl.Float64}
@@ -263,11 +264,7 @@ def test_urine_long_gap_is_rejected_and_negative_is_zero():
     assert counts.repairs["urine: a sum below 0, set to 0"] == 1
 
 
-def test_pushes_are_spread_and_keep_their_volume():
-    counts = Rejections()
-    volumes = pl.DataFrame({"patient": ["a", "a"], "t_h": [1.0, 2.0], "end_h": [1.01, 4.0], "value": [100.0, 100.0]})
-    rates = interval_rates(volumes.with_columns(amount=pl.lit(True)), COHORT.concepts["fluids"], counts)
-    given_ml = ((rates["end_h"] - rates["t_h"]) * rates["value"]).to_list()
-    assert given_ml == pytest.approx([100.0, 100.0])
-    assert rates["value"].to_list() == pytest.approx([400.0, 50.0])
-    assert sum(counts.repairs.values()) == 1
+def test_pushes_are_spread_and_keep_their_volume(tmp_path):
+    pushed = read_source(write(tmp_path, "long table", Charted(volumes=[(1.0, 1.01, "100"), (2.0, 4.0, "100")])))
+    assert held(pushed)["fluids"] == [(1.0, 1.25, 400.0), (2.0, 4.0, 50.0)]
+    assert sum(n for why, n in pushed.rejections.repairs.items() if "fluids" in why and "converted" not in why) == 1

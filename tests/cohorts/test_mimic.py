@@ -85,16 +85,16 @@ def test_venous_and_mixed_gases_are_dropped(tmp_path):
         assert cohort.rejections.rows == {"pao2: venous or mixed specimen": 1}
 
 
+CODES = [
+    ((("99592", 9), ("4019", 9)), True),
+    ((("0389", 9),), False),  # septicaemia without the explicit code
+    ((("A419", 9),), False),  # no code of version 9
+    ((("R6521", 10),), True),
+]
+
+
 @RAW
-@pytest.mark.parametrize(
-    ("codes", "sepsis"),
-    [
-        ((("99592", 9), ("4019", 9)), True),
-        ((("0389", 9),), False),  # septicaemia without the explicit code
-        ((("A419", 9),), False),  # no code of version 9
-        ((("R6521", 10),), True),
-    ],
-)
+@pytest.mark.parametrize(("codes", "sepsis"), CODES)
 def test_stays(tmp_path, layout, codes, sepsis):
     folder = write(tmp_path / "h", layout, Charted(doses=RICH.doses, codes=codes, died=True))
     (stay,) = read_source(folder).stays.to_dicts()
@@ -110,9 +110,10 @@ def test_ages_over_89_are_shifted_by_centuries_and_read_as_the_median(tmp_path):
     assert cohort.rejections.repairs == {"age: over 89 and shifted, set to 91.4": 1}
 
 
-@pytest.mark.parametrize(
-    ("layout", "table", "column"), [("mimic-iii", "LABEVENTS", "valuenum"), ("mimic-iv", "labevents", "specimen_id")]
-)
+COLUMNS = [("mimic-iii", "LABEVENTS", "valuenum"), ("mimic-iv", "labevents", "specimen_id")]
+
+
+@pytest.mark.parametrize(("layout", "table", "column"), COLUMNS)
 def test_a_missing_table_or_column_is_named(tmp_path, layout, table, column):
     folder = write(tmp_path / "h", layout, RICH)
     file = folder / f"{table}.csv"

@@ -76,31 +76,31 @@ def test_absurd_attributes_are_left_empty_and_counted(tmp_path):
     }
 
 
-@pytest.mark.parametrize(
-    ("written", "doubt", "rows"),
-    [
-        ({"per_hour": 60.0, "treated": False}, "plausible only in minutes", 160),
-        ({"per_hour": 3600.0, "treated": False}, "plausible only in seconds", 160),
-        ({"per_hour": 1.0 / 24.0, "treated": False}, "plausible only in days", 160),
-        ({"ids": ("7", "007")}, "stays '007' and '7': one, written in two ways?", 2),
-        ({"stays": "stay,los_h\n7,1.5\n8,1.5\n"}, "los_h is a tenth of the times of the events: is it in days?", 2),
-    ],
-)
+DOUBTS = [
+    ({"per_hour": 60.0, "treated": False}, "plausible only in minutes", 160),
+    ({"per_hour": 3600.0, "treated": False}, "plausible only in seconds", 160),
+    ({"per_hour": 1.0 / 24.0, "treated": False}, "plausible only in days", 160),
+    ({"ids": ("7", "007")}, "stays '007' and '7': one, written in two ways?", 2),
+    ({"stays": "stay,los_h\n7,1.5\n8,1.5\n"}, "los_h is a tenth of the times of the events: is it in days?", 2),
+]
+
+
+@pytest.mark.parametrize(("written", "doubt", "rows"), DOUBTS)
 def test_what_is_odd_is_doubted(tmp_path, written, doubt, rows):
     cohort = read_source(two_stays(tmp_path / "h", **written))
     assert [count for why, count in cohort.rejections.doubts.items() if doubt in why] == [rows]
     assert len(cohort) == 2
 
 
-@pytest.mark.parametrize(
-    ("variable", "value", "unit", "meant"),
-    [
-        ("bilirubin", 20, "mg/dL", "umol/L"),
-        ("lactate", 20, "mmol/L", "mg/dL"),
-        ("urine", 80, "mL/day", "mL/h"),
-        ("fluids", 0.1, "mL/h", "L/h"),
-    ],
-)
+UNITS = [
+    ("bilirubin", 20, "mg/dL", "umol/L"),
+    ("lactate", 20, "mmol/L", "mg/dL"),
+    ("urine", 80, "mL/day", "mL/h"),
+    ("fluids", 0.1, "mL/h", "L/h"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "unit", "meant"), UNITS)
 def test_values_plausible_only_in_another_unit_are_flagged(tmp_path, variable, value, unit, meant):
     kept = {"left_out": variable, "treated": variable != "fluids"}
     assert build_cohort([two_stays(tmp_path / "h", **kept)], tmp_path / "a.parquet").flags.unusual == {}

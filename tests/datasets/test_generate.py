@@ -38,18 +38,18 @@ def test_actions_are_perturbed_as_in_equation_15(zero_recipe, made_zero, root, t
     assert rows.dt == pytest.approx(12.0)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"behavior": "randon"}, "did you mean 'random'"),
-        ({"behavior": "/nowhere/policy.pt"}, "no such policy file"),
-        ({"behavior": "ind"}, "no behavior policy"),
-        ({"behavior": "zero + randon"}, "did you mean 'random'"),
-        ({"world": "true"}, "world"),
-        ({"bank": "sepsis-v9"}, "simulator bank"),
-        ({"decisions": 2}, "cannot fill 96 h"),
-    ],
-)
+WRONG = [
+    ({"behavior": "randon"}, "did you mean 'random'"),
+    ({"behavior": "/nowhere/policy.pt"}, "no such policy file"),
+    ({"behavior": "ind"}, "no behavior policy"),
+    ({"behavior": "zero + randon"}, "did you mean 'random'"),
+    ({"world": "true"}, "world"),
+    ({"bank": "sepsis-v9"}, "simulator bank"),
+    ({"decisions": 2}, "cannot fill 96 h"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG)
 def test_wrong_recipes_leave_nothing_behind(recipe, tmp_path, change, message):
     wrong = dataclasses.replace(recipe, **change)
     refused(MedGymError, message, lambda: generate(wrong, root=tmp_path, progress=False))
@@ -127,18 +127,18 @@ def test_one_process_at_a_time(recipe, tmp_path):
 GOOD = 'id = "medgym/x-v0"\ndescription = "d"\nbank = "sepsis-v0"\nbehavior = "zero"\n'
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("id = ", "not a TOML recipe"),
-        ('description = "d"\n', "'id' is missing"),
-        (GOOD + "episodess = 3\n", "did you mean 'episodes'"),
-        (GOOD + "episodes = 0\n", "'episodes' is 0; it should be greater than or equal to 1"),
-        (GOOD + 'timing = "adaptiv"\n', "did you mean 'adaptive'"),
-        (GOOD + 'world = "treu"\n', "did you mean 'true'"),
-        (GOOD.replace("x-v0", "x"), "namespace/name-vN"),
-    ],
-)
+TEXTS = [
+    ("id = ", "not a TOML recipe"),
+    ('description = "d"\n', "'id' is missing"),
+    (GOOD + "episodess = 3\n", "did you mean 'episodes'"),
+    (GOOD + "episodes = 0\n", "'episodes' is 0; it should be greater than or equal to 1"),
+    (GOOD + 'timing = "adaptiv"\n', "did you mean 'adaptive'"),
+    (GOOD + 'world = "treu"\n', "did you mean 'true'"),
+    (GOOD.replace("x-v0", "x"), "namespace/name-vN"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), TEXTS)
 def test_a_wrong_recipe_names_its_field(tmp_path, text, message):
     path = tmp_path / "r.toml"
     path.write_text(text)
@@ -152,9 +152,10 @@ def test_files_named_by_a_recipe_lie_beside_it(tmp_path):
     assert [recipe.behavior, recipe.bank] == [str(tmp_path / f"{name}.safetensors") for name in ("policy", "bank")]
 
 
-@pytest.mark.parametrize(
-    ("before", "after"), [('behaviors = ["ind"', 'behaviors = ["idn"'), ("policy.mixed", "policy.mxied")]
-)
+MISSPELT = [('behaviors = ["ind"', 'behaviors = ["idn"'), ("policy.mixed", "policy.mxied")]
+
+
+@pytest.mark.parametrize(("before", "after"), MISSPELT)
 def test_a_core_that_names_no_behavior_is_refused(before, after, tmp_path, monkeypatch):
     text = (recipes.release_folder("datasets") / "core.toml").read_text(encoding="utf-8")
     assert before in text
@@ -173,17 +174,17 @@ def test_masks_slices_and_row_numbers_agree(rows):
     np.testing.assert_array_equal(some.time, rows.time[:20][rows.patient[:20] == 0])
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "message"),
-    [
-        ("rewards", lambda a: a.astype(np.float64), "rewards is float64"),
-        ("observations", lambda a: a[:, 0], "observations has shape"),
-        ("dt", lambda a: a[:-1], "dt has shape"),
-        ("actions", lambda a: a[:, :3].copy(), "adaptive timing needs 4"),
-        ("costs", lambda a: np.where(np.arange(len(a)) == 2, np.nan, a).astype(np.float32), "not finite at row 2"),
-        ("patient", lambda a: a + np.int32(4), "patient numbers exceed"),
-    ],
-)
+COLUMNS = [
+    ("rewards", lambda a: a.astype(np.float64), "rewards is float64"),
+    ("observations", lambda a: a[:, 0], "observations has shape"),
+    ("dt", lambda a: a[:-1], "dt has shape"),
+    ("actions", lambda a: a[:, :3].copy(), "adaptive timing needs 4"),
+    ("costs", lambda a: np.where(np.arange(len(a)) == 2, np.nan, a).astype(np.float32), "not finite at row 2"),
+    ("patient", lambda a: a + np.int32(4), "patient numbers exceed"),
+]
+
+
+@pytest.mark.parametrize(("column", "value", "message"), COLUMNS)
 def test_validate_names_the_column(rows, column, value, message):
     rows.validate()
     with pytest.raises(DatasetError, match=message):

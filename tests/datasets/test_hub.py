@@ -142,10 +142,10 @@ def test_the_second_of_two_publishers_builds_on_the_first(hub, made_zero, root):
     assert names == ["medgym/other-v0", ID, made_zero.id]
 
 
-@pytest.mark.parametrize(
-    ("token", "message"),
-    [("", "needs a valid token"), ("hf_wrong", "needs a valid token"), (READER, "may not do this \\(403\\)")],
-)
+TOKENS = [("", "needs a valid token"), ("hf_wrong", "needs a valid token"), (READER, r"may not do this \(403\)")]
+
+
+@pytest.mark.parametrize(("token", "message"), TOKENS)
 def test_tokens(hub, made, root, monkeypatch, token, message):
     monkeypatch.setenv("HF_TOKEN", token)
     refused(DatasetError, message, lambda: send(root))
@@ -199,16 +199,16 @@ def test_the_release_is_believed_before_the_remote(published, release, rows, tmp
     assert not (tmp_path / "bad" / ID).exists()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"files": None}, "'files' is None"),
-        ({"files": dict.fromkeys(("../x", DATA_FILE, "data/metadata.json"), ENTRY)}, "is '../x'; it should match"),
-        ({"id": "medgym/other-v0"}, "manifest of 'medgym/other-v0'"),
-        ({"format": 3}, "format is 3"),
-        ({"env_spec": {"entry_point": "os:system"}}, "disagree on 'env_spec'"),
-    ],
-)
+ODD = [
+    ({"files": None}, "'files' is None"),
+    ({"files": dict.fromkeys(("../x", DATA_FILE, "data/metadata.json"), ENTRY)}, "is '../x'; it should match"),
+    ({"id": "medgym/other-v0"}, "manifest of 'medgym/other-v0'"),
+    ({"format": 3}, "format is 3"),
+    ({"env_spec": {"entry_point": "os:system"}}, "disagree on 'env_spec'"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), ODD)
 def test_a_manifest_of_odd_types(published, tmp_path, change, message):
     repository, name = published.repositories[REPOSITORY], "sepsis-prior-v0/data/manifest.json"
     text = json.dumps(json.loads(repository.files[name]) | change).encode()

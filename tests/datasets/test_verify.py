@@ -112,17 +112,17 @@ def test_a_changed_number_breaks_the_checksum_and_the_content_hash(made, copy, v
     assert {"sha256 main_data.hdf5", "content hash", "flat cache", "replay"} <= set(failed(verified(2)))
 
 
-@pytest.mark.parametrize(
-    ("path", "edit", "expected"),
-    [
-        ("episode_0/rewards", lambda a: a * 1.01, "replay"),
-        ("episode_0/observations", lambda a: a + np.float32(0.02), "replay"),
-        ("episode_11/actions", lambda a: a * np.float32(0.99), "behavior"),
-        ("episode_0/infos/time", lambda a: a * np.float32(0.5), "time"),
-        ("episode_0/infos/behavior_log_prob", lambda a: np.full_like(a, np.nan), "behavior"),
-        ("episode_0/infos/behavior_log_prob", np.zeros_like, "behavior"),
-    ],
-)
+EDITS = [
+    ("episode_0/rewards", lambda a: a * 1.01, "replay"),
+    ("episode_0/observations", lambda a: a + np.float32(0.02), "replay"),
+    ("episode_11/actions", lambda a: a * np.float32(0.99), "behavior"),
+    ("episode_0/infos/time", lambda a: a * np.float32(0.5), "time"),
+    ("episode_0/infos/behavior_log_prob", lambda a: np.full_like(a, np.nan), "behavior"),
+    ("episode_0/infos/behavior_log_prob", np.zeros_like, "behavior"),
+]
+
+
+@pytest.mark.parametrize(("path", "edit", "expected"), EDITS)
 def test_forged_checksums_do_not_hide_a_change(made, copy, verified, path, edit, expected):
     _edit(copy / made.id, path, edit)
     _rehash(copy / made.id)
@@ -161,17 +161,17 @@ def test_metadata_that_disagrees(made, copy, verified):
     assert "total_steps, env_spec" in next(c.detail for c in checks if c.name == "metadata")
 
 
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        ("patients", lambda m: m["patients"].pop()),
-        ("episode_steps.max", lambda m: m["episode_steps"].update(max=99)),
-        ("episode_returns.mean", lambda m: m["episode_returns"].update(mean=0.0)),
-        ("columns.dt.mean", lambda m: m["columns"]["dt"].update(mean=1.0)),
-        ("columns.actions.max", lambda m: m["columns"]["actions"].update(max=[1.0, 1.0])),
-        ("columns", lambda m: m["columns"].pop("severity")),
-    ],
-)
+STATED = [
+    ("patients", lambda m: m["patients"].pop()),
+    ("episode_steps.max", lambda m: m["episode_steps"].update(max=99)),
+    ("episode_returns.mean", lambda m: m["episode_returns"].update(mean=0.0)),
+    ("columns.dt.mean", lambda m: m["columns"]["dt"].update(mean=1.0)),
+    ("columns.actions.max", lambda m: m["columns"]["actions"].update(max=[1.0, 1.0])),
+    ("columns", lambda m: m["columns"].pop("severity")),
+]
+
+
+@pytest.mark.parametrize(("name", "change"), STATED)
 def test_numbers_that_are_not_those_of_the_rows(made, copy, verified, name, change):
     _rewrite(copy / made.id, "manifest", change)
     checks = verified()
