@@ -192,8 +192,7 @@ def test_the_whole_way(made, cohort, monkeypatch):
     data = load_dataset(recipe.id, root=root)
     assert (data.view, data.decisions) == ("charted", 96)
     assert data.observation_dim == len(data.definition.seen("charted"))
-    report = verify(recipe.id, root=root, progress=False)
-    assert report.ok, str(report)
+    assert verify(recipe.id, root=root, progress=False).ok
     card = (root / recipe.id / "README.md").read_text()
     assert "estimated" in card
     assert "no row is a record" not in card

@@ -1,5 +1,7 @@
-"""Loading and the flat cache, what is changed beneath them, and what a user of Minari sees."""
+"""Loading and the flat cache, what is changed beneath them, and what a user of Minari or of another library sees."""
 
+import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -14,9 +16,11 @@ import pytest
 from minari.data_collector import EpisodeBuffer
 
 from medgym_offline.datasets import COLUMNS, list_datasets, load_dataset, verify
+from medgym_offline.datasets.adapters import to_arrow, to_d3rlpy
 from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat
 from medgym_offline.datasets.forms import DATA_FILE
-from medgym_offline.errors import DatasetError
+from medgym_offline.datasets.rows import check_rows
+from medgym_offline.errors import DatasetError, MissingExtraError
 from tests.helpers import refused, write_recipe
 
 
@@ -176,3 +180,48 @@ def test_the_content_hash_sees_every_bit_and_no_blocks(rows):
     other["rewards"][5] = np.nextafter(other["rewards"][5], np.float32(0))
     assert digest(other) != digest(whole)
     assert digest(whole, decisions=20) != digest(whole, decisions=10)
+
+
+def test_arrow(rows, tiny_bank):
+    pytest.importorskip("pyarrow")
+    table = to_arrow(rows)
+    columns = {name: np.array(table[name].to_pylist()).astype(COLUMNS[name]) for name in COLUMNS}
+    for name, column in columns.items():
+        np.testing.assert_array_equal(column, getattr(rows, name))
+    assert [c for c in check_rows(dataclasses.replace(rows, **columns), tiny_bank) if not c.ok] == []
+    assert table["patient_id"].to_pylist() == [rows.patients[i] for i in rows.patient]
+    meaning = json.loads(table.schema.metadata[b"medgym"])
+    assert (meaning["identity"], tuple(meaning["patients"])) == (rows.identity, rows.patients)
+
+
+def test_d3rlpy(rows):
+    """Through d3rlpy's own picker: in every episode, not only the first, a transition is a row."""
+    pytest.importorskip("sklearn")
+    pytest.importorskip("d3rlpy")
+    found = to_d3rlpy(rows)
+    assert (len(found.episodes), found.transition_count, found.dataset_info.action_size) == (12, len(rows), 4)
+    steps = [(e, step) for e, episode in enumerate(found.episodes) for step in range(episode.transition_count)]
+    assert [e for e, _ in steps] == rows.episode.tolist()
+    for row, (e, step) in enumerate(steps):
+        seen = found.transition_picker(found.episodes[e], step)
+        np.testing.assert_array_equal(seen.observation, rows.observations[row])
+        np.testing.assert_array_equal(seen.action, rows.actions[row])
+        assert (float(seen.reward[0]), seen.terminal) == (rows.rewards[row], float(rows.terminations[row]))
+        if not rows.terminations[row]:
+            np.testing.assert_array_equal(seen.next_observation, rows.next_observations[row])
+
+
+def test_d3rlpy_is_not_given_what_it_would_misread(rows):
+    whole, first_end = np.arange(len(rows)), int(np.flatnonzero(rows.terminations)[0])
+    assert first_end >= 2
+    for chosen in (whole[:-1], np.delete(whole, first_end - 1), whole[::-1]):
+        with pytest.raises(DatasetError, match=r"row \d+ \(episode \d+\) is neither"):
+            to_d3rlpy(rows.select(chosen))
+    with pytest.raises(DatasetError, match="no rows"):
+        to_d3rlpy(rows.select(whole[:0]))
+
+
+@pytest.mark.parametrize(("package", "make"), [("pyarrow", to_arrow), ("d3rlpy", to_d3rlpy)])
+def test_a_missing_package_is_named_with_its_extra(rows, monkeypatch, package, make):
+    monkeypatch.setitem(sys.modules, package, None)
+    refused(MissingExtraError, rf"needs {package}; install it with: pip install", lambda: make(rows))
