@@ -64,11 +64,10 @@ def test_points_of_carevue_hold_stop_and_were_given_since_the_last(tmp_path):
     rows = [(10, 1, at(hour), *row) for hour, *row in points]
     weights = [(10, 1, 762, at(0), 50, 50, "")]
     cohort = read_source(write(tmp_path / "h", "mimic-iii", INPUTEVENTS_CV=rows, CHARTEVENTS=weights))
-    found = held(cohort)
-    assert found["fluids"] == [(4.0, 5.0, 100.0), (5.0, 5.5, 120.0)]
     # The last record of an item holds an hour, any other four hours at most.
     drug = [(1.0, 2.0, 0.2), (2.0, 4.0, 0.1), (10.0, 11.0, 0.1), (14.0, 18.0, 0.1), (20.0, 21.0, 0.2)]
-    assert found["vasopressor"] == drug
+    found = held(cohort)
+    assert (found["vasopressor"], found["fluids"]) == (drug, [(4.0, 5.0, 100.0), (5.0, 5.5, 120.0)])
     assert cohort.stays["weight_kg"].to_list() == [50.0]
 
 

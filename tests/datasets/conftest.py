@@ -13,22 +13,10 @@ ID = "medgym/sepsis-prior-v0"
 
 
 @pytest.fixture(scope="session")
-def bank_file(tiny_bank, tmp_path_factory):
+def recipe(tiny_bank, tmp_path_factory):
     path = tmp_path_factory.mktemp("bank") / "prior.safetensors"
     tiny_bank.save(path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def recipe(bank_file):
-    return Recipe(ID, "Uniform actions.", str(bank_file), "random", episodes=3, perturbation=0.0, seed=7)
-
-
-@pytest.fixture(scope="session")
-def zero_recipe(recipe):
-    """Deterministic behavior, perturbed, at fixed times."""
-    other = {"id": "medgym/sepsis-zero-v0", "behavior": "zero", "timing": "fixed", "decisions": 8}
-    return dataclasses.replace(recipe, **other, perturbation=0.05)
+    return Recipe(ID, "Uniform actions.", str(path), "random", episodes=3, perturbation=0.0, seed=7)
 
 
 @pytest.fixture(scope="session")
@@ -45,8 +33,10 @@ def made(recipe, root):
 
 
 @pytest.fixture(scope="session")
-def made_zero(zero_recipe, root):
-    return generate(zero_recipe, root=root, progress=False)
+def made_zero(recipe, root):
+    """Deterministic behavior, perturbed, at fixed times."""
+    other = {"id": "medgym/sepsis-zero-v0", "behavior": "zero", "timing": "fixed", "decisions": 8}
+    return generate(dataclasses.replace(recipe, **other, perturbation=0.05), root=root, progress=False)
 
 
 @pytest.fixture(scope="session")

@@ -28,10 +28,10 @@ def test_a_part_has_the_rows_of_the_whole(recipe, rows, tmp_path):
     assert found.identity != rows.identity
 
 
-def test_actions_are_perturbed_as_in_equation_15(zero_recipe, made_zero, root, tiny_bank):
+def test_actions_are_perturbed_as_in_equation_15(recipe, made_zero, root, tiny_bank):
     """a <- clip(a + 0.05 e): the zero policy's action is -1, the noise the episode's own."""
     rows = load_dataset(made_zero.id, root=root, progress=False)
-    seeds = episode_seeds(zero_recipe.seed, f"dataset:{zero_recipe.id}", tiny_bank.patients, 3)
+    seeds = episode_seeds(recipe.seed, f"dataset:{made_zero.id}", tiny_bank.patients, 3)
     noise = draw_noise(seeds, tiny_bank, ProcessConfig(timing="fixed", decisions=8)).action.reshape(-1, 3).numpy()
     np.testing.assert_allclose(rows.actions, np.clip(-1.0 + 0.05 * noise, -1.0, 1.0), atol=1e-6)
     assert rows.action_dim == 3

@@ -95,21 +95,20 @@ def test_one_commit_and_a_tag(published):
     repository = published.repositories[REPOSITORY]
     assert len(repository.commits) == 2  # the Hub's own first one, and ours
     assert repository.tags == {"sepsis-prior-v0": repository.head}
-    metadata = json.loads(repository.files["namespace_metadata.json"])
-    assert metadata["datasets"] == [ID]
+    assert json.loads(repository.files["namespace_metadata.json"])["datasets"] == [ID]
     assert f"- [`{ID}`](sepsis-prior-v0/README.md)" in repository.files["README.md"].decode()
     assert repository.files["sepsis-prior-v0/README.md"].startswith(b"---\nlicense: odbl\n")
 
 
 def test_a_folder_laid_out_is_what_publishing_sends(hub, publication, made, root, tmp_path):
     """Uploaded whole by the Hub's own client, it downloads like a published dataset."""
-    written = layout([ID], tmp_path / "laid", REMOTE, root=root, progress=False)
-    sent = {path.relative_to(tmp_path / "laid").as_posix(): path.read_bytes() for path in written}
-    stored = publication.repositories[REPOSITORY].files
-    assert sent == {path: data for path, data in stored.items() if path != ".gitattributes"}
+    folder, stored = tmp_path / "laid", publication.repositories[REPOSITORY].files
+    written = layout([ID], folder, REMOTE, root=root, progress=False)
+    assert [path.relative_to(folder).as_posix() for path in written] == sorted(files_of(folder))
+    assert {".gitattributes": stored[".gitattributes"], **files_of(folder)} == stored
     api = parse_remote(REMOTE).api()
     api.create_repo(REPOSITORY, repo_type="dataset")
-    api.upload_folder(repo_id=REPOSITORY, folder_path=tmp_path / "laid", repo_type="dataset")
+    api.upload_folder(repo_id=REPOSITORY, folder_path=folder, repo_type="dataset")
     assert core(get(tmp_path / "fetched").path) == core(made.path)
 
 
@@ -117,8 +116,7 @@ def test_ours_and_minaris_client_give_the_same_bytes(published, made, tmp_path):
     ours = get(tmp_path / "ours").path
     minari(tmp_path / "minari", "download", ID, token="")
     assert core(made.path) == files_of(ours) == files_of(tmp_path / "minari" / ID)
-    left = {p.name for p in (tmp_path / "ours" / "medgym").iterdir()}
-    assert left == {"namespace_metadata.json", "sepsis-prior-v0"}
+    assert {path.name for path in ours.parent.iterdir()} == {"namespace_metadata.json", "sepsis-prior-v0"}
 
 
 def test_what_minari_uploads_we_download(hub, copy, made, tmp_path):
@@ -138,8 +136,8 @@ def test_the_second_of_two_publishers_builds_on_the_first(hub, made_zero, root):
     hub.before_commit = other
     send(root)
     assert 412 in [status for _, path, status in hub.log if "/commit/" in path]
-    names = json.loads(repository.files["namespace_metadata.json"])["datasets"]
-    assert names == ["medgym/other-v0", ID, made_zero.id]
+    names = ["medgym/other-v0", ID, made_zero.id]
+    assert json.loads(repository.files["namespace_metadata.json"])["datasets"] == names
 
 
 TOKENS = [("", "needs a valid token"), ("hf_wrong", "needs a valid token"), (READER, r"may not do this \(403\)")]
