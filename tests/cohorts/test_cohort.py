@@ -42,11 +42,6 @@ def two_stays(*extra, los=30.0, metadata=None):
 
 
 @pytest.fixture
-def cohort():
-    return two_stays(metadata={"license": "test", "provenance": [{"dataset": "a"}]})
-
-
-@pytest.fixture
 def ward():
     """Eight stays of 60 h, two a person: all variables and vasopressor in even ones, sepsis in odd; lactate 1 + i."""
     odd = [("fio2", 2.0, 14.0, 50.0), ("fluids", 0.0, 10.0, 100.0)]
@@ -64,10 +59,10 @@ def ward():
     return Cohort.from_table(long_table(rows), COHORT, pl.DataFrame(stays, schema=columns, orient="row"))
 
 
-def test_a_damaged_or_foreign_file_is_an_error(cohort, tmp_path):
+def test_a_damaged_or_foreign_file_is_an_error(tmp_path):
     path = tmp_path / "c.parquet"
     refused(CohortError, "no such file; build one with: medgym-offline cohort build", lambda: Cohort.read(path))
-    cohort.write(path)
+    two_stays().write(path)
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"patient,time_h\n", b""):
         path.write_bytes(content)
@@ -152,7 +147,8 @@ def test_selection_follows_the_rule(ward):
     assert order == [f"ward/{n}" for n in (104, 106, 102, 100, 103, 105, 107, 101)]
 
 
-def test_combining_checks_patients(cohort, ward):
+def test_combining_checks_patients(ward):
+    cohort = two_stays(metadata={"license": "test", "provenance": [{"dataset": "a"}]})
     both = combine([cohort, ward])
     assert len(both) == 10
     assert both.table.height == cohort.table.height + ward.table.height

@@ -74,20 +74,6 @@ def test_faults_in_rows_are_found(rows, tiny_bank, expected, column, change):
     assert expected in failed(check_rows(dataclasses.replace(rows, **columns), tiny_bank))
 
 
-def _rehash(folder):
-    """Forge the checksums, as an attacker or a careless tool would, so that only the meaning can tell."""
-    metadata = read_metadata(folder)
-    ours, content = metadata["medgym"], ContentHash()
-    content.update(read_columns(folder / DATA_FILE, metadata)[0])
-    found = content.hexdigest(patients=ours["patients"], timing=ours["timing"], decisions=ours["decisions"])
-    manifest = json.loads((folder / "data" / "manifest.json").read_text())
-    ours["content_hash"] = manifest["content_hash"] = found
-    (folder / "data" / "metadata.json").write_text(json.dumps(metadata))
-    for name in manifest["files"]:
-        manifest["files"][name] = {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size}
-    (folder / "data" / "manifest.json").write_text(json.dumps(manifest))
-
-
 def _edit(folder, path, edit):
     with h5py.File(folder / DATA_FILE, "r+") as file:
         file[path][...] = edit(file[path][...])
@@ -98,6 +84,17 @@ def _rewrite(folder, name, change):
     values = json.loads(path.read_text())
     change(values)
     path.write_text(json.dumps(values))
+
+
+def _rehash(folder):
+    """Forge the checksums, as an attacker or a careless tool would, so that only the meaning can tell."""
+    metadata, content = read_metadata(folder), ContentHash()
+    content.update(read_columns(folder / DATA_FILE, metadata)[0])
+    found = content.hexdigest(**{name: metadata["medgym"][name] for name in ("patients", "timing", "decisions")})
+    _rewrite(folder, "metadata", lambda m: m["medgym"].update(content_hash=found))
+    files = {name: folder / name for name in (DATA_FILE, "data/metadata.json")}
+    stated = {name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for name, path in files.items()}
+    _rewrite(folder, "manifest", lambda m: m.update(content_hash=found, files=stated))
 
 
 @pytest.fixture
