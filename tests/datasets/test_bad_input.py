@@ -120,6 +120,7 @@ LAYOUTS = {
     "flat": lambda file: _put(file, "episode_3/infos", [1.0, 2.0]),
     "number": lambda file: _put(file, "episode_3", 7),
     "gone": lambda file: file.pop("episode_3"),
+    "column": lambda file: file.pop("episode_3/rewards"),
     "wide": lambda file: _put(file, "episode_3/rewards", file["episode_3/rewards"][...].astype("float64")),
     "id": lambda file: file["episode_3"].attrs.modify("id", 4),
 }
