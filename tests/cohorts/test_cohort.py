@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medgym_offline.cohorts import Cohort, combine, coverage, select_stays, validate
-from medgym_offline.cohorts.frames import Rejections
-from medgym_offline.cohorts.grid import cell_sums
-from medgym_offline.cohorts.intervals import record_rates, sum_overlapping
+from medgym_offline.cohorts.grid import cell_sums, record_rates, sum_overlapping
+from medgym_offline.cohorts.source import Rejections
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import CohortError, UnknownNameError
 from tests.cohorts.layouts import Charted, write

@@ -12,8 +12,7 @@ import pytest
 
 from medgym_offline.config import check
 from medgym_offline.datasets import Recipe, dataset_info, generate, list_datasets, load_dataset, read_recipe, verify
-from medgym_offline.datasets.catalogue import listing_table
-from medgym_offline.datasets.forms import DATA_FILE, Manifest, Metadata
+from medgym_offline.datasets.catalogue import DATA_FILE, Manifest, Metadata, listing_table
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import sha256_file
 from tests.helpers import write_recipe

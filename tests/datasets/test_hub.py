@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 
 from medgym_offline.datasets import download, generate, publish
-from medgym_offline.datasets.fingerprint import Fingerprint
-from medgym_offline.datasets.forms import DATA_FILE
+from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.datasets.downloading import parse_remote
 from medgym_offline.datasets.publishing import layout
-from medgym_offline.datasets.remotes import parse_remote
-from medgym_offline.datasets.trust import recipe_seeds
+from medgym_offline.datasets.trust import Fingerprint, recipe_seeds
 from medgym_offline.errors import DatasetError
 from tests.datasets.conftest import ID
 from tests.datasets.hub import ORG, READER, TOKEN, local_hub

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from medgym_offline.datasets import COLUMNS, generate, verify
-from medgym_offline.datasets.flat import ContentHash
-from medgym_offline.datasets.forms import DATA_FILE
+from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.load import read_columns, read_metadata
 from medgym_offline.datasets.rows import check_rows
-from medgym_offline.diseases.sepsis.prior import prior_bank
+from medgym_offline.datasets.transitions import ContentHash
+from medgym_offline.diseases.sepsis.model import prior_bank
 from medgym_offline.files import sha256_file
 
 
