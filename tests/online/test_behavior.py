@@ -9,6 +9,8 @@ import time
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from medgym_offline.errors import MedGymError, PolicyError, UnknownNameError
 from medgym_offline.online import load_behavior, recipe, train_behavior, train_behavior_files
@@ -21,12 +23,6 @@ from tests.leaderboard.workshop import run
 QUICK = {"updates": 4, "episodes": 4, "hidden": 8, "value_warmup": 1, "radius": 0.1}
 RECIPE = BehaviorRecipe(decisions=4, shard=1, early_updates=4, early_episodes=4, settings=dict.fromkeys(SCOPES, QUICK))
 OBSERVED = torch.randn(2, 5, 9, generator=torch.Generator().manual_seed(0))
-
-
-def tensors(path):
-    from safetensors.torch import load_file
-
-    return load_file(path)
 
 
 @pytest.fixture(scope="module")
@@ -106,13 +102,11 @@ def test_everything_that_ships_is_trained_and_early_policies_say_how_far_they_ar
     assert {*local.results, *local.early} >= set(RELEASE)
     assert ("ind-scratch", "adaptive") not in local.results  # only as far as ind-medium needs
     medium = local.early["ind-medium", "adaptive"]
-    assert medium.patients == local.bank.patients
-    assert len(medium.provenance["share"]) == len(local.bank)
     assert medium.provenance["taken_from"] == "ind-scratch"
-    replay = local.early["dr-replay-25", "adaptive"]
-    assert replay.patients is None
-    assert len(replay.provenance["share"]) == 1
-    updates = [local.early[f"dr-replay-{n}", "adaptive"].provenance["update"][0] for n in (25, 50, 75)]
+    replays = [local.early[f"dr-replay-{n}", "adaptive"] for n in (25, 50, 75)]
+    for policy, patients, shares in ((medium, local.bank.patients, len(local.bank)), (replays[0], None, 1)):
+        assert (policy.patients, len(policy.provenance["share"])) == (patients, shares)
+    updates = [policy.provenance["update"][0] for policy in replays]
     assert updates == sorted(updates)
 
 
@@ -137,9 +131,9 @@ def test_a_killed_run_ends_with_the_same_bits(bank, tmp_path):
     (tmp_path / "recipe.toml").write_text(SETTINGS)
 
     def words(folder):
-        found = ["behavior", "train", "--bank", str(tmp_path / "bank.safetensors"), "--scope", "ind-scratch"]
-        found += ["--recipe", str(tmp_path / "recipe.toml"), "--output", str(tmp_path / folder)]
-        return found
+        paths = {"--bank": "bank.safetensors", "--recipe": "recipe.toml", "--output": folder}
+        options = [word for option, path in paths.items() for word in (option, str(tmp_path / path))]
+        return ["behavior", "train", "--scope", "ind-scratch", *options]
 
     command = [sys.executable, "-c", "from medgym_offline.cli import main; main()", *words("killed")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -152,13 +146,11 @@ def test_a_killed_run_ends_with_the_same_bits(bank, tmp_path):
     assert killed.wait() == -signal.SIGKILL
     name = f"{bank.name}-ind-scratch-adaptive.safetensors"
     assert not (tmp_path / "killed" / name).exists()
-    from safetensors import safe_open
-
     with safe_open(checkpoint, "pt") as stream:
         assert 0 < int(stream.metadata()["update"]) < 60
     for folder in ("killed", "whole"):
         done = run(*words(folder))
         assert done.code == 0, done.err
-    whole, again = (tensors(tmp_path / folder / name) for folder in ("whole", "killed"))
+    whole, again = (load_file(tmp_path / folder / name) for folder in ("whole", "killed"))
     assert whole.keys() == again.keys()
     assert all(torch.equal(value, again[key]) for key, value in whole.items())

@@ -17,7 +17,6 @@ from medgym_offline.patients import people_hash
 from medgym_offline.people import Clusters, Contexts
 from medgym_offline.policies import load_policy
 from tests.helpers import refused
-from tests.leaderboard.workshop import run
 
 # With so few rows a weak damping magnifies the last bits of a sum.
 QUICK = {"updates": 3, "episodes": 4, "hidden": 8, "value_warmup": 1, "radius": 0.1, "damping": 1.0}
@@ -154,27 +153,6 @@ def test_others_cannot_enter(bank):
     refused(MedGymError, "side 'train'", lambda: train_behavior(bank.select(list(new)), "fixed", "dr", **GIVEN))
 
 
-def test_the_command_trains_for_new_people_and_an_entry_of_theirs_is_verified(tmp_path):
-    (tmp_path / "recipe.toml").write_text("decisions = 6\n[settings.dr]\nupdates = 2\nepisodes = 2\nhidden = 8\n")
-    home = ("--output", tmp_path / "runs")
-    options = ("--bank", "toy-v0", "--recipe", tmp_path / "recipe.toml", "--scope", "clu", *home)
-    assert "add --split train" in run("behavior", "train", *options).err
-    assert "learns from all" in run("behavior", "train", *options, "--split", "train", "--patients", "2").err
-    done = run("behavior", "train", *options, "--split", "train", "--record", "2")
-    assert done.code == 0, done.err
-    assert "--split test" in done.out
-    file = tmp_path / "runs/toy-v0-clu-adaptive.safetensors"
-    assert load_policy(file).provenance["record"] == {"sessions": 2, "hours": None, "seed": 0, "view": "full"}
-    result = ("--bank", "toy-v0", "--split", "test", "--episodes", "2", "--output", tmp_path / "result")
-    for step in (
-        ("eval", "--policy", file, *result),
-        ("submit", tmp_path / "result", "--name", "Online", "--output", tmp_path / "s"),
-        ("leaderboard", "verify", tmp_path / "s"),
-    ):
-        done = run(*step)
-        assert done.code == 0, (step, done.out, done.err)
-
-
 @pytest.mark.parametrize("scope", ["ind", "pop", "context"])
 def test_arms_of_the_study_are_trained_on_the_side_that_they_say(bank, scope):
     arms = Part(dataset="any", records=(1, 3), online=True).arms("iql")
@@ -219,25 +197,13 @@ def test_what_is_not_seen_changes_nothing(bank):
     assert not torch.equal(played(seen).observations, ours.observations)
 
 
-def test_measurements_of_a_patient_are_the_same_alone_and_those_of_an_update_its_own(bank):
-    both = training_noise(0, "x", bank.select([2, 1]), CHARTED, 5, 3)
-    alone, later = (training_noise(0, "x", bank.select([1]), CHARTED, update, 3) for update in (5, 6))
-    assert torch.equal(both.view[1], alone.view[0])
-    assert not torch.equal(alone.view, later.view)
-    full = training_noise(0, "x", bank.select([1]), dataclasses.replace(CHARTED, view="full"), 5, 3)
-    assert full.view is None
-    assert torch.equal(full.process, alone.process)
-
-
-@pytest.mark.parametrize(("algorithm", "view"), [("trpo", "noisy"), ("ppo-lag", "charted"), ("sac", "charted")])
-def test_every_algorithm_learns_under_a_view_and_its_policy_says_so(bank, algorithm, view):
-    process = ProcessConfig(disease="toy", view=view)
-    config = TrainConfig(algorithm, **QUICK, soft_capacity=100, soft_batch=16, soft_steps=3)
-    together = train(bank, process, config, progress=False)
-    assert (together.policy.view, together.policy.observation_dim) == (view, process.observation_dim)
-    assert together.stopped == {}
-    alone = train(bank.select([2]), process, config, progress=False)
-    torch.testing.assert_close(alone.state.actor, together.state.actor[2:3], rtol=1e-3, atol=1e-3)
+def test_every_update_has_its_own_measurements_and_the_same_noise_without_a_view(bank):
+    some, full = bank.select([1]), dataclasses.replace(CHARTED, view="full")
+    now, later = (training_noise(0, "x", some, CHARTED, update, 3) for update in (5, 6))
+    assert not torch.equal(now.view, later.view)
+    unseen = training_noise(0, "x", some, full, 5, 3)
+    assert unseen.view is None
+    assert torch.equal(unseen.process, now.process)
 
 
 def test_the_policy_of_a_view_is_scored_under_it(bank, tmp_path):
