@@ -105,9 +105,7 @@ def test_a_bank_without_a_split_says_so_in_one_line(tiny_bank):
     refused(UnknownNameError, "split", lambda: load_simulators("toy-v0").people("both"))
     own = tiny_bank.replace(metadata={"split": {"train": tiny_bank.patients[:3], "test": tiny_bank.patients[2:]}})
     refused(BankError, "no split", lambda: own.people("test"))  # the third is on both sides
-    assert "error: " in refused_command(
-        "eval", "--policy", "zero", "--bank", "toy-v0", "--split", "both", "--episodes", "1"
-    )
+    refused_command("eval", "--policy", "zero", "--bank", "toy-v0", "--split", "both", "--episodes", "1")
 
 
 def test_a_dataset_and_an_evaluation_of_one_side(toy):
@@ -478,8 +476,7 @@ def test_a_takeover_is_scored_at_every_length_of_record():
     arms = part.arms("iql")
     assert [arm for arm in arms if not arm.record] == [Arm("ind", "iql"), Arm("pop", "iql")]
     scored = [one for arm in arms for one in part.scored(arm)]
-    assert sorted(scored) == sorted(
-        Arm(scope, "iql", hours) for hours in (2, 6, 12) for scope in ("ind", "pop", "clu", "context")
-    )
+    scopes = ("clu", "context", "ind", "pop")
+    assert sorted(scored) == sorted(Arm(scope, "iql", hours) for hours in (2, 6, 12) for scope in scopes)
     plain = recipe.part["anesthesia"].arms("iql")
     assert [one for arm in plain for one in recipe.part["anesthesia"].scored(arm)] == plain

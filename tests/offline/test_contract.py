@@ -25,14 +25,10 @@ from tests.helpers import refused
 from tests.offline.toy import DECISIONS, center, optimal_value, toy
 
 SHORT = OfflineConfig(updates=10, hidden=16, batch=16, codewords=12)
-CASES = (
-    {name: (name, SHORT) for name in sorted(ALGORITHMS)}
-    | {
-        f"{name}, ensemble": (name, dataclasses.replace(SHORT, ensemble=2, hidden=8))
-        for name in ("dqn", "gcql", "gcql-discrete")
-    }
-    | {f"{name}, history": (name, dataclasses.replace(SHORT, history=3)) for name in ("bc", "gcql", "bcq-discrete")}
-)
+PAIR = dataclasses.replace(SHORT, ensemble=2, hidden=8)
+CASES = {name: (name, SHORT) for name in sorted(ALGORITHMS)}
+CASES |= {f"{name}, ensemble": (name, PAIR) for name in ("dqn", "gcql", "gcql-discrete")}
+CASES |= {f"{name}, history": (name, dataclasses.replace(SHORT, history=3)) for name in ("bc", "gcql", "bcq-discrete")}
 EXPORTS = [(export_torchscript, ".pt"), *([(export_onnx, ".onnx")] if find_spec("onnxruntime") else [])]
 each_case = pytest.mark.parametrize("case", CASES)
 ROWS = toy(episodes=20)
@@ -187,12 +183,11 @@ def test_learns_the_optimum_of_a_semi_markov_process(algorithm):
             value = (learner.networks.q(state, action) * data.reward_scale[:, None]).mean(1)
         regret = []
         for p in range(3):
-            optimum, following = (
-                optimal_value(k, GAMMA, patient=p, levels=levels, elapsed=True) for k in (left, left - 1)
-            )
             # The value of choosing so now and optimally afterwards.
             a0, a3 = action[p, :, 0], action[p, :, 3]
+            following = optimal_value(left - 1, GAMMA, patient=p, levels=levels, elapsed=True)
             reached = 1 - (a0 - wanted[p]).square() - (a3 - 0.2).square() + GAMMA ** (1 + a3) * following
+            optimum = optimal_value(left, GAMMA, patient=p, levels=levels, elapsed=True)
             regret.append(optimum - float(reached.mean()))
             assert -below < float(value[p]) - optimum < above
         assert np.mean(regret) < loss

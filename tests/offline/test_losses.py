@@ -172,15 +172,16 @@ def test_the_balls_limit_as_a_quantile_of_distances(share):
 
 def test_inside_the_ball_gcql_is_cql():
     """To the bit, from the same start: neither guard acts there."""
-    guarded, plain, narrow = (
-        train(
-            name, toy(episodes=20), config=dataclasses.replace(CONFIG, updates=30, theta=theta), progress=False
-        ).policy
-        for name, theta in (("gcql-discrete", 10.0), ("cql-discrete", 10.0), ("gcql-discrete", 0.5))
-    )
+
+    def trained(name, theta):
+        config = dataclasses.replace(CONFIG, updates=30, theta=theta)
+        return train(name, toy(episodes=20), config=config, progress=False).policy
+
+    guarded, plain = trained("gcql-discrete", 10.0), trained("cql-discrete", 10.0)
     for name, value in plain.state_dict().items():
         assert torch.equal(guarded.state_dict()[name], value)
     states = torch.randn(3, 50, 9, generator=torch.Generator().manual_seed(0))
+    narrow = trained("gcql-discrete", 0.5)
     assert (narrow.mean(states) - plain.mean(states)).abs().max() > 0.01
 
 

@@ -95,13 +95,8 @@ def test_severity_and_costs_by_hand():
 
 def _metrics(bis, pressure, surgery):
     state = torch.zeros(len(bis), DISEASE.state_dim)
-    bis, pressure = torch.tensor(bis), torch.tensor(pressure)
-    columns = {
-        "bis_now": bis,
-        "surgical_bis": bis * surgery,
-        "pressure": pressure,
-        "phase": phase_of(surgery, ~surgery),
-    }
+    bis, pressure, phase = torch.tensor(bis), torch.tensor(pressure), phase_of(surgery, ~surgery)
+    columns = {"bis_now": bis, "surgical_bis": bis * surgery, "pressure": pressure, "phase": phase}
     for name, value in columns.items():
         state[:, DISEASE.column(name)] = value
     scales, times = DISEASE.default_scales(), np.arange(len(bis)) * 0.25
