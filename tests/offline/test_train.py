@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -212,5 +212,4 @@ def test_bad_input_is_named():
         (DatasetError, r"toy/0: cost_limit 0.1 allows .* raise cost_limit to 0\.\d+", "cpq", dear, low),
         (DatasetError, "costs_path", "bc-safe", bare, path),
     ):
-        with pytest.raises(error, match=words):
-            train(algorithm, given, config=config, progress=False)
+        refused(error, words, partial(train, algorithm, given, config=config, progress=False))

@@ -57,9 +57,7 @@ def local(bank):
 def test_bad_recipes_say_what_is_wrong(tmp_path, text, message):
     file = tmp_path / "behaviors.toml"
     file.write_text(text)
-    with pytest.raises(MedGymError, match=message) as error:
-        load_recipe(file)
-    assert "behaviors.toml" in str(error.value)
+    refused(MedGymError, rf"behaviors\.toml.*{message}", lambda: load_recipe(file))
     refused(MedGymError, r"none\.toml", lambda: load_recipe(tmp_path / "none.toml"))
 
 
@@ -80,9 +78,8 @@ def test_wrong_choices(tiny_bank, tmp_path, monkeypatch):
 def test_files_of_worker_processes_hold_the_same_bits_and_say_what_they_are(local, tmp_path, monkeypatch):
     bank, pairs = local.bank, [(scope, "adaptive") for scope in ("ind", "pop", "dr")]
     monkeypatch.setattr(recipe, "release_folder", lambda name: tmp_path)
-    options = EngineOptions("process", workers=2)
-    home = tmp_path / "behaviors"
-    files = train_behavior_files(bank, pairs, home, False, recipe=RECIPE, checkpoints=tmp_path / "run", options=options)
+    given = {"recipe": RECIPE, "checkpoints": tmp_path / "run", "options": EngineOptions("process", workers=2)}
+    files = train_behavior_files(bank, pairs, tmp_path / "behaviors", False, **given)
     assert [f.name for f in files] == [f"{bank.name}-{scope}-adaptive.safetensors" for scope, _ in pairs]
     for scope, timing in pairs:
         found, wanted = load_behavior(bank.name, scope, timing), local.results[scope, timing].policy

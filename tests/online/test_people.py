@@ -84,8 +84,7 @@ def test_an_embedding_of_zeros_changes_nothing(bank, algorithm):
 
 
 def test_what_is_told_stands_before_the_clocks(bank):
-    some, process = bank.select(2), ProcessConfig(disease="toy")
-    told = EMBEDDINGS[:2]
+    some, process, told = bank.select(2), ProcessConfig(disease="toy"), EMBEDDINGS[:2]
     plain, wide = DecisionProcess(some, process), ContextualProcess(some, process, told)
     seen, more = plain.observe(plain.start(3)), wide.observe(wide.start(3))
     assert torch.equal(more[..., -2:], seen[..., -2:])
@@ -113,8 +112,7 @@ def test_a_policy_that_reads_embeddings_serves_new_people(bank):
 def test_only_train_people_are_learned_from_and_the_file_says_so(bank, scope, tmp_path):
     """With other simulators for test people, the file is the same but for the hash of the bank."""
     ids, known = bank.people("train"), torch.tensor([bank.index(p) for p in bank.people("test")])
-    own = bank.world_data["own"]
-    changed = own.select(torch.arange(6))
+    changed = bank.world_data["own"].select(torch.arange(6))
     changed.noise[known] *= 3.0
     changed.initial[known] += 0.1
     people = [clusters(bank, ids[:2], ids[2:]), Contexts(bank.patients, EMBEDDINGS, ASKED)]
@@ -157,23 +155,21 @@ def test_arms_of_the_study_are_trained_on_the_side_that_they_say(bank, scope):
     recipe = dataclasses.replace(RECIPE, settings=dict.fromkeys(("dr", "ind"), QUICK))
     policy, side = online(arm, bank, "adaptive", people, recipe).policy, "test" if scope == "ind" else "train"
     assert policy.provenance["people"] == {"split": side, "sha256": people_hash(bank.people(side))}
-    assert policy.provenance["world"] == "own"
-    assert policy.scope == scope
+    assert (policy.provenance["world"], policy.scope) == ("own", scope)
     assert evaluate(policy, bank=bank, split="test", episodes=2).per_patient["severity_mean"].shape == (2,)
 
 
 # -- views -------------------------------------------------------------------------------------------------------------
 
-CHARTED = ProcessConfig(disease="toy", view="charted")
-
 
 def test_every_update_has_its_own_measurements_and_the_same_noise_without_a_view(bank):
-    some, full = bank.select([1]), dataclasses.replace(CHARTED, view="full")
-    now, later = (training_noise(0, "x", some, CHARTED, update, 3) for update in (5, 6))
+    now, later, full = (
+        training_noise(0, "x", bank.select([1]), ProcessConfig(disease="toy", view=view), update, 3)
+        for view, update in (("charted", 5), ("charted", 6), ("full", 5))
+    )
     assert not torch.equal(now.view, later.view)
-    unseen = training_noise(0, "x", some, full, 5, 3)
-    assert unseen.view is None
-    assert torch.equal(unseen.process, now.process)
+    assert full.view is None
+    assert torch.equal(full.process, now.process)
 
 
 def test_the_policy_of_a_view_is_scored_under_it(bank, tmp_path):

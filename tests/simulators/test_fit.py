@@ -82,13 +82,11 @@ def test_needs_follow_what_was_given(data):
 
 
 def test_shock_resolves_when_need_is_met():
-    need = np.array([[0.3, 1.0, 12.0]], np.float32)
-    u = np.zeros((1, 96, 3), np.float32)
-    untreated = shock_course(Physics(), need, u)
-    u[..., 1] = 0.5
-    treated = shock_course(Physics(), need, u)
+    need, none = np.array([[0.3, 1.0, 12.0]], np.float32), np.zeros((1, 96, 3), np.float32)
+    some = none + np.array([0.0, 0.5, 0.0], np.float32)
+    untreated, treated = (shock_course(Physics(), need, u) for u in (none, some))
     assert (treated[0, 1:] < untreated[0, 1:]).all()
-    plain = shock_course(Physics(extension=False), need, u)
+    plain = shock_course(Physics(extension=False), need, some)
     assert np.allclose(plain[0], np.exp(-np.arange(96) / 12.0), atol=2e-3)
 
 
