@@ -455,7 +455,8 @@ def test_from_the_command_line_to_a_verified_entry_on_new_people(command, file, 
         assert "train" not in step or "--split test" in done.out
     assert load_policy(policy).provenance["record"] == {"sessions": 2, "hours": None, "seed": 0, "view": "full"}
     entry = json.loads(Path("s/entry.json").read_text())
-    assert (entry["scope"], entry["protocol"]["deviations"]["split"]["used"]) == ("clu", "test")
+    found = entry["disease"], entry["scope"], entry["protocol"]["deviations"]["split"]["used"]
+    assert found == ("toy", "clu", "test")
 
 
 # -- the study ---------------------------------------------------------------------------------------------------------
