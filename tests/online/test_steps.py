@@ -10,7 +10,7 @@ from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.learner import PolicyBatch
 from medgym_offline.online.networks import Adam, GaussianActor, TanhMLP
 from medgym_offline.online.ppo import minibatch_rows, proximal_gradient, proximal_rows, proximal_step
-from medgym_offline.online.replay import Rows, append, draw_rows
+from medgym_offline.online.rollouts import Rows, append, draw_rows
 from medgym_offline.online.sac import SoftLearner, actor_gradient, critic_gradient, soft_step, soft_targets, twin_values
 from medgym_offline.online.trpo import trust_region_step
 
