@@ -85,8 +85,10 @@ def verify(
         UnknownDatasetError: no such dataset.  DatasetError: it is not on this machine.
     """
     folder = local_folder(dataset, root)
-    with Progress(f"verifying {dataset}", 1, enabled=progress):
-        return VerificationReport(dataset, tuple(_checks(dataset, folder, replay)))
+    with Progress(f"verifying {dataset}", 1, enabled=progress) as bar:
+        report = VerificationReport(dataset, tuple(_checks(dataset, folder, replay)))
+        bar.advance()
+    return report
 
 
 def _checks(dataset: str, folder: Path, replay: int) -> Iterator[Check]:

@@ -84,7 +84,7 @@ def run(
             engine = "local"  # no need to start any other
         live = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medgym-live-")))
         bar = stack.enter_context(Progress(title, len(shards), enabled=progress))
-        bar.skip(len(results))
+        bar.advance(len(results))
         here = lambda share, numbers: _show(bar, len(results), [(share, numbers)])  # noqa: E731
         count, open_slot = stack.enter_context(open_engine(engine, workers, address, here))
         free: list[Slot | None] = [None] * min(count, len(todo))  # None: not opened yet, or its worker died

@@ -151,7 +151,7 @@ def train_seeds(
 
     name = f"{algorithm} {scope}, {len(learners)} learner{'s' if len(learners) > 1 else ''}"
     with one_thread(device), Progress(name, len(shards) * config.updates, enabled=progress) as bar:
-        bar.skip(len(finished) * config.updates)
+        bar.advance(len(finished) * config.updates)
         for members in shards[len(finished) :]:
             # torch multiplies a stack of one with other kernels than a larger stack, which differ in the last bit: a
             # learner of several that is alone is trained twice, so that its result is the one it has among others.
@@ -163,7 +163,7 @@ def train_seeds(
             if current is not None:
                 actors = current["actors"]
                 learner.restore(current["learner"])
-                bar.skip(learner.done)
+                bar.advance(learner.done)
                 current = None
             while learner.done < config.updates:
                 learner.update()

@@ -60,8 +60,9 @@ class Record:
     def select(self, patients: Sequence[str]) -> Record:
         """The records of these people, in that order."""
         index = PatientIndex(self.patients, "this record").resolve(patients)
-        parts = (self.times, self.observed, self.treatments, self.exogenous)
-        return Record(tuple(patients), *(None if part is None else part[index] for part in parts))  # type: ignore[arg-type]
+        times, observed, treatments = (part[index] for part in (self.times, self.observed, self.treatments))
+        exogenous = None if self.exogenous is None else self.exogenous[index]
+        return Record(tuple(patients), times, observed, treatments, exogenous)
 
 
 def true_world(bank: SimulatorBank) -> SimulatorBank:

@@ -108,11 +108,8 @@ class BoundedField:
         ends, slopes = [x], []
         for i in range(count):
             begin = _first_running(steps > i)
-            y, held, length = (
-                x[:, begin:],
-                u[:, begin:],
-                torch.where(steps > i, h, torch.zeros_like(h))[:, begin:, None],
-            )
+            y, held = x[:, begin:], u[:, begin:]
+            length = torch.where(steps > i, h, torch.zeros_like(h))[:, begin:, None]
             first = self.rate(y, held)
             y = self.heun_step(y, held, length, first)
             x = torch.cat([x[:, :begin], y], 1) if begin else y
