@@ -109,8 +109,8 @@ def write_stock(block: Any) -> None:
 def write_ours(block: Any, root: Path) -> None:
     """Our HDF5 file, flat cache and content hash, as generation writes them, under `root`; `load_dataset` reads it."""
     from medgym_offline.datasets import dataset_folder
-    from medgym_offline.datasets.flat import ContentHash, flat_name, write_flat
     from medgym_offline.datasets.hdf5 import EpisodeWriter
+    from medgym_offline.datasets.transitions import ContentHash, flat_name, write_flat
     from medgym_offline.diseases.registry import disease
 
     folder = dataset_folder(OURS, root)

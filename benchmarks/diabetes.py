@@ -21,8 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.timing import machine, seconds
-from medgym_offline.diseases.diabetes.clinician import record
-from medgym_offline.diseases.diabetes.meals import meals, served
+from medgym_offline.diseases.diabetes.clinician import meals, record, served
 from medgym_offline.diseases.diabetes.minimal import fit
 from medgym_offline.diseases.diabetes.people import published
 from medgym_offline.diseases.diabetes.truth import play, start, truth

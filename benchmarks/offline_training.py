@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from medgym_offline.compute import keep_memory
 from medgym_offline.datasets import Transitions
 from medgym_offline.errors import MissingExtraError
 from medgym_offline.files import write_json
 from medgym_offline.offline import ALGORITHMS, PROFILES, OfflineConfig, train
 from medgym_offline.offline.learner import CHECK_EVERY
 from medgym_offline.third_party import import_d3rlpy
-from medgym_offline.threads import keep_memory
 
 RIVALS = {name: f"d3rlpy-{name}" for name in ("bc", "td3bc", "iql", "rebrac", "awac", "cql")}
 RIVALS |= {"gcql": "d3rlpy-cql", "cql-discrete": "d3rlpy-discrete-cql", "bcq-discrete": "d3rlpy-discrete-bcq"}

@@ -28,16 +28,16 @@ from typing import Any
 import torch
 
 from benchmarks.timing import machine, rounded
-from medgym_offline.diseases.sepsis.prior import prior_bank
+from medgym_offline.compute import keep_memory
+from medgym_offline.diseases.sepsis.model import prior_bank
 from medgym_offline.envs import TreatmentEnv
 from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.files import write_json
 from medgym_offline.online import TrainConfig, train
 from medgym_offline.online.behavior import BehaviorRun
+from medgym_offline.online.config import BehaviorRecipe
 from medgym_offline.online.jobs import EngineOptions
-from medgym_offline.online.recipe import BehaviorRecipe
 from medgym_offline.simulators import SimulatorBank, load_simulators
-from medgym_offline.threads import keep_memory
 
 RESULTS = Path(__file__).parent / "results" / "online_training.json"
 SPENT: dict[str, float] = defaultdict(float)

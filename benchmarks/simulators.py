@@ -29,10 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import machine, rounded, seconds
+from medgym_offline.compute import keep_memory
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.files import release_folder, write_json
 from medgym_offline.simulators import SimulatorBank, load_simulators
-from medgym_offline.threads import keep_memory
 
 RESULTS = Path(__file__).parent / "results" / "simulators.json"
 EPISODES = 64
@@ -148,8 +148,7 @@ def holds(bank: SimulatorBank, times: Tensor, repeats: int, goal: float) -> dict
 def fits(cohort_path: Path, bank: SimulatorBank, steps: int = 3, sample: int = 4) -> dict[str, Any]:
     """(d): all Ind models stacked against one by one."""
     from medgym_offline.cohorts import Cohort
-    from medgym_offline.diseases.sepsis.model import MODEL
-    from medgym_offline.diseases.sepsis.needs import NeedPrior
+    from medgym_offline.diseases.sepsis.model import MODEL, NeedPrior
     from medgym_offline.simulators.data import fit_data
     from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 

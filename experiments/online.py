@@ -23,8 +23,7 @@ from experiments import common
 from experiments.common import Recipe, Row, Scores, shown, shown_cut, table
 from medgym_offline import SimulatorBank, evaluate, load_simulators, save_policy
 from medgym_offline.online import load_behavior, train_behavior
-from medgym_offline.online.config import ALGORITHMS
-from medgym_offline.online.recipe import BehaviorRecipe
+from medgym_offline.online.config import ALGORITHMS, BehaviorRecipe
 from medgym_offline.policies import ConstantPolicy, StackedActor, builtin_policy
 from medgym_offline.simulators.checks import constant_scores
 

@@ -34,7 +34,7 @@ from medgym_offline.envs.rollout import EpisodeNoise, Rollout, dense, draw_noise
 from medgym_offline.envs.timing import interval_to_action
 from medgym_offline.files import write_text
 from medgym_offline.online.behavior import BehaviorRun
-from medgym_offline.online.recipe import load_behavior, load_recipe
+from medgym_offline.online.config import load_behavior, load_recipe
 from medgym_offline.policies import builtin_policy, reset_policy
 from medgym_offline.seeds import torch_generator
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from medgym_offline import load_simulators
 from medgym_offline.files import release_folder, write_text
-from medgym_offline.simulators.splits import FILE, drawn, read_draws
+from medgym_offline.simulators.bank import FILE, drawn, read_draws
 
 __all__ = ["text"]
 

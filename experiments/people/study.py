@@ -25,16 +25,15 @@ from experiments.common import Form, Recipe, digest, markdown_table, parts_main,
 from experiments.reference.table import TableRecipe
 from medgym_offline import SimulatorBank, evaluate, load_dataset, load_simulators
 from medgym_offline.datasets.recipes import find_recipe
+from medgym_offline.diseases.base import FULL
 from medgym_offline.diseases.registry import disease_of_id
-from medgym_offline.diseases.views import FULL
 from medgym_offline.evaluation.statistics import paired_difference
 from medgym_offline.offline import OfflineConfig, train_seeds
 from medgym_offline.online import train_behavior
-from medgym_offline.online.config import Algorithm
-from medgym_offline.online.recipe import BehaviorRecipe, load_recipe
+from medgym_offline.online.config import Algorithm, BehaviorRecipe, load_recipe
 from medgym_offline.patients import NEW_PEOPLE
 from medgym_offline.people import Clusters, Contexts, IdentifyingPolicy, people_of
-from medgym_offline.policies.result import TrainResult
+from medgym_offline.policies.files import TrainResult
 
 HERE = Path(__file__).parent
 ONLINE: Algorithm = "trpo-lag"

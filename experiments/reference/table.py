@@ -31,7 +31,7 @@ from medgym_offline.datasets.recipes import find_recipe
 from medgym_offline.datasets.trust import release_manifest
 from medgym_offline.errors import MedGymError
 from medgym_offline.evaluation.statistics import iqm, probability_of_improvement, summarize
-from medgym_offline.leaderboard.ranks import LEVEL, compare
+from medgym_offline.leaderboard.board import LEVEL, compare
 from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.train import train_seeds
 from medgym_offline.third_party import BASELINES, SHARED, default_settings

@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from medgym_offline import Transitions
-from medgym_offline.defaults import own_defaults
+from medgym_offline.compute import one_thread, own_defaults
 from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.policies.protocol import torch_or_numpy
+from medgym_offline.sequences import REMAINING
 from medgym_offline.third_party import import_d3rlpy
-from medgym_offline.threads import one_thread
-from medgym_offline.windows import REMAINING
 
 __all__ = ["NAME", "train_transformer"]
 

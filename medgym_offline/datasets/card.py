@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from medgym_offline.datasets.forms import DATA_FILE
-from medgym_offline.diseases.base import Disease
+from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.diseases.base import FULL, Disease
 from medgym_offline.diseases.registry import disease, disease_of_id
-from medgym_offline.diseases.views import FULL
 
 __all__ = ["dataset_card", "family_card"]
 

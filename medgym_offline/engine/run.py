@@ -12,8 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
 
-from medgym_offline.engine.results import RunFolder, decode
-from medgym_offline.engine.workers import Ended, Slot, check_engine, open_engine
+from medgym_offline.engine.workers import Ended, RunFolder, Slot, check_engine, decode, open_engine
 from medgym_offline.errors import MedGymError
 from medgym_offline.progress import Progress
 

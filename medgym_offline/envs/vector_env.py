@@ -19,7 +19,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 from typing_extensions import Unpack  # typing has it from Python 3.11 on
 
-from medgym_offline.defaults import own_defaults
+from medgym_offline.compute import own_defaults
 from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.diseases.registry import disease as disease_named
 from medgym_offline.envs.process import DecisionProcess, Episodes

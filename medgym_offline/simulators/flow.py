@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from medgym_offline.config import configuration
-from medgym_offline.diseases.stacked import StackedTensors
 from medgym_offline.errors import BankError
+from medgym_offline.stack import StackedTensors
 
 __all__ = ["BoundedField", "SolutionMap", "SolutionMapConfig"]
 
@@ -62,7 +62,7 @@ class BoundedField:
 
         Every row takes its own number of equal steps between its own times, so a row's result does not depend on the
         rows it shares a batch with. Rows whose last time has passed take no more part: with rows sorted by it (as
-        :func:`medgym_offline.envs.paths.rectangles` does) the work is the sum of their lengths.
+        :func:`medgym_offline.envs.reward.rectangles` does) the work is the sum of their lengths.
 
         Args:
             x: (P, B, D) states at time 0.

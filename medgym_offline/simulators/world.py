@@ -8,12 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from medgym_offline.defaults import own_defaults
+from medgym_offline.compute import own_defaults
 from medgym_offline.diseases.base import Disease, Dynamics
 from medgym_offline.diseases.scales import Scales
-from medgym_offline.diseases.stacked import NoChoices, StackedTensors
 from medgym_offline.errors import BankError
 from medgym_offline.simulators.flow import BoundedField, SolutionMap
+from medgym_offline.stack import NoChoices, StackedTensors
 
 __all__ = ["Backend", "Motion", "World"]
 

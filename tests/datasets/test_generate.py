@@ -8,8 +8,8 @@ import pytest
 
 from medgym_offline.datasets import generate, list_recipes, load_dataset, read_recipe, shards
 from medgym_offline.datasets.behaviors import resolve_behavior
-from medgym_offline.datasets.forms import DATA_FILE
-from medgym_offline.datasets.reference import reference_returns
+from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.datasets.shards import reference_returns
 from medgym_offline.envs import ProcessConfig, draw_noise, episode_seeds
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import cache_folder, sha256_file

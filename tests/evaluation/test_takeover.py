@@ -12,13 +12,13 @@ from medgym_offline.errors import MedGymError, ProtocolError
 from medgym_offline.evaluation import Protocol, compare, evaluate
 from medgym_offline.evaluation import worlds as worlds_module
 from medgym_offline.evaluation.binding import resolve_policy
-from medgym_offline.evaluation.takeover import taking_over
+from medgym_offline.evaluation.worlds import taking_over
 from medgym_offline.leaderboard import submit
 from medgym_offline.policies import StackedActor
 from medgym_offline.policies.builtin import builtin_policy
 from medgym_offline.policies.history import HistoryPolicy
+from medgym_offline.sequences import window_width
 from medgym_offline.stack import StackedMLP, Steps
-from medgym_offline.windows import window_width
 from tests.helpers import refused
 
 # A time at which a decision falls under fixed timing, and one at which none does.

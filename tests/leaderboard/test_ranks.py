@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medgym_offline.leaderboard import groups, rank
-from medgym_offline.leaderboard.ranks import holm
+from medgym_offline.leaderboard.board import holm
 from tests.leaderboard.workshop import variant
 
 PATIENTS = 40

@@ -19,9 +19,8 @@ from medgym_offline.policies import (
 from medgym_offline.policies import save_policy as save
 from medgym_offline.policies.files import patient_file_stem, patient_of_stem
 from medgym_offline.policies.foreign import EXTRA_FILE
-from medgym_offline.sequences import NETWORKS
+from medgym_offline.sequences import NETWORKS, window_width
 from medgym_offline.stack import StackedMLP, Steps
-from medgym_offline.windows import window_width
 from tests.helpers import refused
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
