@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from medgym_offline.errors import MedGymError, PolicyError, UnknownNameError
-from medgym_offline.online import load_behavior, recipe, train_behavior, train_behavior_files
+from medgym_offline.online import config, load_behavior, train_behavior, train_behavior_files
 from medgym_offline.online.behavior import BehaviorRun
 from medgym_offline.online.config import RELEASE, SCOPES, BehaviorRecipe, behavior_path, load_recipe
 from medgym_offline.online.jobs import EngineOptions
@@ -66,7 +66,7 @@ def test_wrong_choices(tiny_bank, tmp_path, monkeypatch):
     with pytest.raises(MedGymError, match="cannot fill 96 h"):
         train_behavior(tiny_bank, "fixed", "dr", recipe=dataclasses.replace(RECIPE, decisions=2))
     refused(MedGymError, "unknown device 'gpu'", lambda: EngineOptions(device="gpu").check())
-    monkeypatch.setattr(recipe, "release_folder", lambda name: tmp_path)
+    monkeypatch.setattr(config, "release_folder", lambda name: tmp_path)
     refused(PolicyError, "medgym-offline behavior train --bank sepsis-v9", lambda: load_behavior("sepsis-v9"))
     refused(UnknownNameError, "did you mean 'ind'", lambda: load_behavior("sepsis-v0", scope="indi"))
     refused(UnknownNameError, "timing", lambda: behavior_path("sepsis-v0", timing="adaptiv"))
@@ -77,7 +77,7 @@ def test_wrong_choices(tiny_bank, tmp_path, monkeypatch):
 
 def test_files_of_worker_processes_hold_the_same_bits_and_say_what_they_are(local, tmp_path, monkeypatch):
     bank, pairs = local.bank, [(scope, "adaptive") for scope in ("ind", "pop", "dr")]
-    monkeypatch.setattr(recipe, "release_folder", lambda name: tmp_path)
+    monkeypatch.setattr(config, "release_folder", lambda name: tmp_path)
     given = {"recipe": RECIPE, "checkpoints": tmp_path / "run", "options": EngineOptions("process", workers=2)}
     files = train_behavior_files(bank, pairs, tmp_path / "behaviors", False, **given)
     assert [f.name for f in files] == [f"{bank.name}-{scope}-adaptive.safetensors" for scope, _ in pairs]
