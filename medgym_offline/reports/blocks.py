@@ -1,4 +1,6 @@
-"""What pages are made of: plain data, of which HTML is made elsewhere, and tables in the terminal and in Markdown here."""
+"""What pages are made of: plain data, of which HTML is made elsewhere; tables in the terminal and in Markdown are made
+here.
+"""
 
 from __future__ import annotations
 
