@@ -111,13 +111,8 @@ def run(recipe: OfflineRecipe, folder: Path, workers: int = 1, sources: list[Sou
         data, bank = source
         row = Row(method, scope, data.timing, data.decisions)
         made = (data.identity, bank.content_hash, bank.patients, recipe.episodes, *how)
-        calls["-".join(map(str, (*row, *how[:1], common.digest(*made))))] = (
-            function,
-            source,
-            row,
-            recipe.episodes,
-            *how,
-        )
+        name = "-".join(map(str, (*row, *how[:1], common.digest(*made))))
+        calls[name] = (function, source, row, recipe.episodes, *how)
 
     for source, scope in product(sources, ("ind", "pop")):
         add(_behavior, source, BEHAVIOR, scope)

@@ -23,25 +23,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 __all__ = [
-    "DatasetInfo",
-    "Disease",
-    "Evaluation",
-    "MedGymError",
-    "Policy",
-    "SimulatorBank",
-    "Transitions",
-    "__version__",
-    "disease",
-    "evaluate",
-    "list_datasets",
-    "list_diseases",
-    "load_dataset",
-    "load_policy",
-    "load_simulators",
-    "save_policy",
-    "sepsis",
-    "support_distance",
-]
+    "DatasetInfo", "Disease", "Evaluation", "MedGymError", "Policy", "SimulatorBank", "Transitions", "__version__",
+    "disease", "evaluate", "list_datasets", "list_diseases", "load_dataset", "load_policy", "load_simulators",
+    "save_policy", "sepsis", "support_distance",
+]  # fmt: skip
 
 _HOMES = {
     "datasets": ("DatasetInfo", "Transitions", "list_datasets", "load_dataset"),

@@ -16,8 +16,8 @@ import typer
 from typer.core import TyperGroup
 
 from medgym_offline.commands import board, clinical, data, demo, judge, learn
+from medgym_offline.compute import keep_memory
 from medgym_offline.errors import MedGymError
-from medgym_offline.threads import keep_memory
 
 __all__ = ["app", "main"]
 

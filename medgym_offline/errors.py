@@ -10,18 +10,9 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
-    "BankError",
-    "CohortError",
-    "DatasetError",
-    "DiseaseError",
-    "MedGymError",
-    "MissingExtraError",
-    "PolicyError",
-    "ProtocolError",
-    "SubmissionError",
-    "UnknownNameError",
-    "unknown_name",
-]
+    "BankError", "CohortError", "DatasetError", "DiseaseError", "MedGymError", "MissingExtraError", "PolicyError",
+    "ProtocolError", "SubmissionError", "UnknownNameError", "unknown_name",
+]  # fmt: skip
 
 
 class MedGymError(ValueError):

@@ -25,20 +25,9 @@ from typing import Any, Literal
 from medgym_offline.errors import MedGymError
 
 __all__ = [
-    "POLICY_SUFFIXES",
-    "atomic_path",
-    "cache_folder",
-    "code_version",
-    "command_line",
-    "json_difference",
-    "json_text",
-    "read_toml",
-    "release_folder",
-    "sha256_file",
-    "shown_path",
-    "write_json",
-    "write_text",
-]
+    "POLICY_SUFFIXES", "atomic_path", "cache_folder", "code_version", "command_line", "json_difference", "json_text",
+    "read_toml", "release_folder", "sha256_file", "shown_path", "write_json", "write_text",
+]  # fmt: skip
 
 POLICY_SUFFIXES = (".pt", ".pt2", ".safetensors", ".onnx")
 """Of policy files; what is in them is told by their content."""

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from medgym_offline.errors import UnknownNameError, unknown_name
 
-__all__ = ["RecordSettings", "NEW_PEOPLE", "PatientIndex", "Patients", "people_hash", "whole_number"]
+__all__ = ["NEW_PEOPLE", "PatientIndex", "Patients", "RecordSettings", "people_hash", "whole_number"]
 
 NEW_PEOPLE = ("clu", "context")
 """Scopes that tell new patients apart by a record of theirs (:mod:`medgym_offline.people`)."""

@@ -45,12 +45,8 @@ class Progress:
         text = f"{self.description}: {round(self.done, 2):g}/{self.total}, {time.monotonic() - self._started:.0f} s"
         print(f"{text} {self.note}".rstrip(), file=sys.stderr, flush=True)
 
-    def skip(self, steps: float) -> None:
-        """Count `steps` that an earlier run did."""
-        self.advance(steps)
-
     def advance(self, steps: float = 1, **numbers: float | str) -> None:
-        """Count `steps` more, from any thread; `numbers` are shown as name=value."""
+        """Count `steps` more, done now or by an earlier run, from any thread; `numbers` are shown as name=value."""
         with self._lock:
             self.done += steps
             if numbers:

@@ -3,22 +3,29 @@
 A stack holds `P` networks of one shape as tensors with a leading patient axis: weights `(P, in, out)`, inputs
 `(P, B, in)`. Losses are summed over patients, so each network sees exactly the gradient it would see alone, and
 Adam (elementwise) keeps them independent. A model shared by all patients is a stack of one.
+
+:class:`StackedTensors` is what the models of diseases have in common: tensors chosen and moved together.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
-from medgym_offline.defaults import own_defaults
+from medgym_offline.compute import own_defaults
+from medgym_offline.config import configuration
+from medgym_offline.errors import BankError, DiseaseError
 from medgym_offline.seeds import torch_generator
 
-__all__ = ["StackedLinear", "StackedMLP", "Steps", "activated", "clip_gradients"]
+__all__ = [
+    "NoChoices", "StackedLinear", "StackedMLP", "StackedTensors", "Steps", "WorldsOnly", "activated", "clip_gradients",
+]  # fmt: skip
 
 _ACTIVATIONS = {
     "tanh": torch.tanh,
@@ -37,7 +44,7 @@ def activated(name: str, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Steps:
-    """How a network over a window reads its input (:mod:`medgym_offline.windows`).
+    """How a network over a window reads its input (:mod:`medgym_offline.sequences`).
 
     Attributes:
         history, action: n observations, with actions of width A between them.
@@ -184,3 +191,54 @@ def clip_gradients(parameters: Sequence[Tensor], limit: float) -> Tensor:
     for g in gradients:
         g.mul_(factor.view(-1, *[1] * (g.dim() - 1)))
     return norm
+
+
+class StackedTensors:
+    """Mixin of dataclasses: three methods of :class:`~medgym_offline.diseases.base.Dynamics`.
+
+    Attributes:
+        shares: Whether a tensor with a leading 1 is that of all patients, and stays so when some are chosen.
+    """
+
+    shares: ClassVar[bool] = False
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        named = {f.name: getattr(self, f.name) for f in fields(cast(Any, self))}
+        return {name: t for name, t in named.items() if isinstance(t, Tensor)}
+
+    def select(self, index: Tensor) -> Self:
+        """The patients at `index`."""
+        kept = {name: t if self.shares and len(t) == 1 else t[index] for name, t in self.tensors().items()}
+        return replace(cast(Any, self), **kept)
+
+    def to(self, where: torch.device | torch.dtype | str) -> Self:
+        """The same on another device or in another precision."""
+        return replace(cast(Any, self), **{name: t.to(where) for name, t in self.tensors().items()})
+
+
+@configuration("choices", BankError)
+class NoChoices:
+    """Nothing is a choice of strength, or has a prior."""
+
+
+class WorldsOnly:
+    """Model of a disease whose banks are not fitted to cohort tables: the kinds of their worlds.
+
+    Args:
+        kinds: See :class:`~medgym_offline.diseases.base.Model`.
+        remedy: How banks are built, for the error that everything else raises.
+    """
+
+    physics: type[Any] = NoChoices
+    prior: type[Any] = NoChoices
+    pooled: tuple[str, ...] = ()
+    decayed: tuple[str, ...] = ()
+
+    def __init__(self, kinds: Mapping[str, type[Any]], remedy: str):
+        self.kinds, self._remedy = kinds, remedy
+
+    def _refuse(self, *arguments: Any, **named: Any) -> NoReturn:
+        raise DiseaseError(self._remedy)
+
+    initial_raw = given = parameters = hidden_course = given_of = average = _refuse

@@ -1,10 +1,10 @@
 """Splits of people, and what is learned for people whom nobody trained on."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ import torch
 from experiments.people.draw import text
 from experiments.people.study import HERE, Arm, Part, StudyRecipe, kept
 from medgym_offline import load_dataset, load_simulators
+from medgym_offline.commands.judge import keep
 from medgym_offline.datasets import generate
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.diseases.diabetes.people import interpolated, published, splits
@@ -37,7 +38,9 @@ from medgym_offline.sequences import begin_windows, extend_windows, window_width
 from medgym_offline.simulators import list_banks
 from medgym_offline.simulators.bank import drawn
 from medgym_offline.stack import StackedMLP, Steps
-from tests.leaderboard.workshop import refused, run
+from tests.helpers import refused
+from tests.leaderboard.workshop import change, run
+from tests.leaderboard.workshop import refused as refused_command
 
 QUICK = OfflineConfig(updates=3, batch=8, hidden=8)
 TOY = "medgym/toy-random-v0"
@@ -53,8 +56,9 @@ def _toy(tmp_path_factory):
 
 @pytest.fixture
 def toy(_toy, monkeypatch):
-    """Six people of the toy disease, and random decisions for them."""
+    """The bank of six people of the toy disease, with random decisions for them at hand."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(_toy))
+    return load_simulators("toy-v0")
 
 
 # -- splits ------------------------------------------------------------------------------------------------------------
@@ -97,21 +101,15 @@ def _distance_to_line(x, a, b):
 
 
 def test_a_bank_without_a_split_says_so_in_one_line(tiny_bank):
-    with pytest.raises(BankError, match="has no split of its people") as found:
-        tiny_bank.people("test")
-    assert "\n" not in str(found.value)
-    with pytest.raises(UnknownNameError, match="split"):
-        load_simulators("toy-v0").people("both")
+    refused(BankError, "has no split of its people", lambda: tiny_bank.people("test"))
+    refused(UnknownNameError, "split", lambda: load_simulators("toy-v0").people("both"))
     own = tiny_bank.replace(metadata={"split": {"train": tiny_bank.patients[:3], "test": tiny_bank.patients[2:]}})
-    with pytest.raises(BankError, match="no split"):
-        own.people("test")  # the third is on both sides
-    assert "error: " in refused("eval", "--policy", "zero", "--bank", "toy-v0", "--split", "both", "--episodes", "1")
+    refused(BankError, "no split", lambda: own.people("test"))  # the third is on both sides
+    refused_command("eval", "--policy", "zero", "--bank", "toy-v0", "--split", "both", "--episodes", "1")
 
 
-@pytest.mark.usefixtures("toy")
-def test_a_dataset_and_an_evaluation_of_one_side():
-    bank = load_simulators("toy-v0")
-    rows = load_dataset(TOY, split="train", progress=False)
+def test_a_dataset_and_an_evaluation_of_one_side(toy):
+    bank, rows = toy, load_dataset(TOY, split="train", progress=False)
     assert (rows.present_ids, rows.split) == (bank.people("train"), "train")
     assert load_dataset(TOY, progress=False).split == ""
     one = load_dataset(TOY, 1, split="test", progress=False)
@@ -128,16 +126,12 @@ def test_a_dataset_and_an_evaluation_of_one_side():
 # -- entries on new people ---------------------------------------------------------------------------------------------
 
 
-def _result(home, scope, split, **settings):
+def _result(home, scope, split):
     """A policy learned on one side (None: on everybody), scored on the test people, kept as `eval --output` does."""
-    from medgym_offline.commands.judge import keep
-
     rows = load_dataset(TOY, split=split, progress=False)
     policy = train("bc", rows, scope, config=QUICK, progress=False).policy
     file = save_policy(policy, home / "policy.safetensors")
-    found = evaluate(
-        str(file), bank="toy-v0", split="test", episodes=2, dataset=TOY, worlds=("own", "true"), **settings
-    )
+    found = evaluate(str(file), bank="toy-v0", split="test", episodes=2, dataset=TOY, worlds=("own", "true"))
     keep(found, str(file), home / "result")
     return home / "result"
 
@@ -148,14 +142,11 @@ def _result(home, scope, split, **settings):
 )
 @pytest.mark.usefixtures("toy")
 def test_a_policy_that_saw_test_people_is_refused(tmp_path, scope, split, why):
-    with pytest.raises(MedGymError, match=why) as found:
-        submit([_result(tmp_path, scope, split)], "New", tmp_path / "submission")
-    assert "\n" not in str(found.value)
+    result = _result(tmp_path, scope, split)
+    refused(MedGymError, why, lambda: submit([result], "New", tmp_path / "submission"))
 
 
 def test_what_learned_from_nobody_needs_no_record(tmp_path):
-    from medgym_offline.commands.judge import keep
-
     keep(evaluate("zero", bank="toy-v0", split="test", episodes=2), "zero", tmp_path / "zero")
     assert submit([tmp_path / "zero"], "Nothing", tmp_path / "fine").entry.scope == "baseline"
 
@@ -163,12 +154,8 @@ def test_what_learned_from_nobody_needs_no_record(tmp_path):
 @pytest.mark.usefixtures("toy")
 def test_verification_asks_who_the_train_people_are(tmp_path):
     made = submit([_result(tmp_path / "a", "pop", "train")], "New", tmp_path / "submission")
-    path = made.folder / "entry.json"
-    values = json.loads(path.read_text())
-    values["policies"][0]["training"]["people"]["sha256"] = people_hash(["toy/0"])
-    path.write_text(json.dumps(values))
-    with pytest.raises(MedGymError, match="learned from other people"):
-        verify_submission(made.folder, progress=False)
+    change(made.folder, lambda e: e["policies"][0]["training"]["people"].update(sha256=people_hash(["toy/0"])))
+    refused(MedGymError, "learned from other people", lambda: verify_submission(made.folder, progress=False))
 
 
 # -- records -----------------------------------------------------------------------------------------------------------
@@ -176,8 +163,7 @@ def test_verification_asks_who_the_train_people_are(tmp_path):
 
 def test_a_record_is_of_what_was_seen_and_of_nobody_else():
     bank = load_simulators("diabetes-v0").world("true").select([3, 8, 21])
-    whole, alone = record(bank, 2), record(bank.select([1]), 2)
-    more = record(bank, 3)
+    whole, alone, more = record(bank, 2), record(bank.select([1]), 2), record(bank, 3)
     for name in ("times", "observed", "treatments", "exogenous"):
         assert torch.equal(getattr(whole, name)[1:2], getattr(alone, name)), name
         assert torch.equal(getattr(whole, name), getattr(more, name)[:, :2]), name
@@ -194,23 +180,21 @@ def test_a_record_is_of_what_was_seen_and_of_nobody_else():
 
 
 @pytest.mark.parametrize(
-    "attempt",
+    ("why", "attempt"),
     [
-        lambda bank: record(bank, 0),
-        lambda bank: record(bank, hours=0.0),
-        lambda bank: record(bank, hours=24.0),
-        lambda bank: record(bank, view="x-ray"),
-        lambda bank: people_of("clu", bank, hours=float("nan")),
-        lambda bank: people_of("pop", bank),
-        lambda bank: find_clusters(bank.select(2)),
-        lambda bank: record(bank).select(["nobody"]),
-        lambda bank: people_of("clu", bank.replace(metadata={}, name="own")),
+        ("a record of 0 sessions", lambda bank: record(bank, 0)),
+        ("hours 0.0; give at least 1, and hours above 0", lambda bank: record(bank, hours=0.0)),
+        ("takeover is 24 h", lambda bank: record(bank, hours=24.0)),
+        ("unknown view", lambda bank: record(bank, view="x-ray")),
+        ("hours nan", lambda bank: people_of("clu", bank, hours=float("nan"))),
+        ("unknown scope that shares policies 'pop'", lambda bank: people_of("pop", bank)),
+        ("2 people cannot be clustered", lambda bank: find_clusters(bank.select(2))),
+        ("unknown patient", lambda bank: record(bank).select(["nobody"])),
+        ("no split", lambda bank: people_of("clu", bank.replace(metadata={}, name="own"))),
     ],
 )
-def test_what_cannot_identify_anybody_is_refused_in_one_line(attempt):
-    with pytest.raises(MedGymError) as found:
-        attempt(load_simulators("toy-v0"))
-    assert "\n" not in str(found.value)
+def test_what_cannot_identify_anybody_is_refused_in_one_line(why, attempt):
+    refused(MedGymError, why, lambda: attempt(load_simulators("toy-v0")))
 
 
 @pytest.mark.parametrize("name", ["sepsis-twin-v0", "diabetes-v0", "anesthesia-v0", "toy-v0"])
@@ -335,13 +319,16 @@ def test_an_episode_is_identified_by_its_own_first_hours(scope, view, history, m
     expected = record(few, 3, hours=hours, view=view)
     records, identify = [], type(people).identify
     monkeypatch.setattr(type(people), "identify", lambda *given: records.append(given[-1]) or identify(*given))
-    finds = IdentifyingPolicy(policy, people, bank, hours)
-    seeds = episode_seeds(0, "record clinician", few.patients, 3)
     config = ProcessConfig(timing="fixed", reward="paper", disease="toy", view=view)
-    bound = resolve_policy(finds, few, None, None, 6)
     protocol = Protocol(timing="fixed", disease="toy", view=view)
-    act = taking_over(bound, few, hours, protocol).act_on(few.patients, seeds)
-    played = rollout(DecisionProcess(few, config, hours), act, draw_noise(seeds, few, config))
+
+    def rolled(some, seeds):
+        bound = resolve_policy(IdentifyingPolicy(policy, people, bank, hours), some, None, None, 6)
+        act = taking_over(bound, some, hours, protocol).act_on(some.patients, seeds)
+        return rollout(DecisionProcess(some, config, hours), act, draw_noise(seeds, some, config))
+
+    seeds = episode_seeds(0, "record clinician", few.patients, 3)
+    played = rolled(few, seeds)
     (asked,) = records
     for part in ("times", "observed", "treatments"):
         assert torch.allclose(getattr(asked, part)[:, 0], getattr(expected, part).flatten(0, 1), atol=1e-5), part
@@ -357,11 +344,7 @@ def test_an_episode_is_identified_by_its_own_first_hours(scope, view, history, m
         elif history > 1:
             alike.took(given)
     # A patient alone, and one episode of it, is treated as in company.
-    single = IdentifyingPolicy(policy, people, bank, hours)
-    act = taking_over(resolve_policy(single, few, None, None, 6), few, hours, protocol)
-    one = few.select([1])
-    noise = draw_noise(seeds[1:, 2:], one, config)
-    alone = rollout(DecisionProcess(one, config, hours), act.act_on(one.patients, seeds[1:, 2:]), noise)
+    alone = rolled(few.select([1]), seeds[1:, 2:])
     assert torch.allclose(alone.actions[0, 0], played.actions[1, 2], atol=1e-4)
 
 
@@ -373,18 +356,16 @@ def test_networks_of_people_are_found_again_from_their_embeddings():
     seen = torch.rand(6, 4, 3)
     assert torch.allclose(again.act(seen), stack.act(seen), atol=1e-6)
     other = Contexts(people.patients, people.embeddings.flip(0) ** 2)
-    for wrong in (other, Contexts(people.patients[:2], people.embeddings[:2])):
-        with pytest.raises(MedGymError) as found:
-            wrong.policy_for(stack, people.embeddings, people.patients)
-        assert "\n" not in str(found.value)
+    fewer = Contexts(people.patients[:2], people.embeddings[:2])
+    for why, wrong in (("what an embedding does to it", other), ("unknown patient of these embeddings", fewer)):
+        refused(MedGymError, why, partial(wrong.policy_for, stack, people.embeddings, people.patients))
 
 
-@pytest.mark.usefixtures("toy")
-def test_a_policy_of_first_hours_finds_people_by_itself_at_a_takeover_and_no_other(tmp_path):
+def test_a_policy_of_first_hours_finds_people_by_itself_at_a_takeover_and_no_other(toy, tmp_path):
     done = run("train", "bc", "--dataset", TOY, "--scope", "clu", "--split", "train", "--hours", "4", "--updates", "3",
                "--output", tmp_path)  # fmt: skip
     assert done.code == 0, done.err
-    policy, bank = tmp_path / "bc-clu-seed0.safetensors", load_simulators("toy-v0")
+    policy, bank = tmp_path / "bc-clu-seed0.safetensors", toy
     found = evaluate(policy, bank=bank, split="test", episodes=2, takeover=4.0)
     people = people_of("clu", bank, 1, 4.0)
     own = IdentifyingPolicy(load_policy(policy), people, bank, 4.0)
@@ -392,12 +373,12 @@ def test_a_policy_of_first_hours_finds_people_by_itself_at_a_takeover_and_no_oth
     assert found.metrics["return"] == again.metrics["return"]
     assert not [note for note in found.notes if "another course" in note]
     assert [note for note in evaluate(policy, bank=bank, episodes=1).notes if "first 4 h of another course" in note]
-    assert "takeover is 5" in refused("eval", "--policy", policy, "--split", "test", "--takeover", "5")
-    with pytest.raises(MedGymError, match="learned with them"):
-        IdentifyingPolicy(load_policy(policy), Contexts(("a",), torch.zeros(1, 2)), bank, 4.0)
-    diabetes = load_simulators("diabetes-v0")
-    with pytest.raises(MedGymError, match="events of an episode"):
-        IdentifyingPolicy(load_policy(policy), people, diabetes, 4.0)
+    assert "takeover is 5" in refused_command("eval", "--policy", policy, "--split", "test", "--takeover", "5")
+    for why, who, where in (
+        ("learned with them", Contexts(("a",), torch.zeros(1, 2)), bank),
+        ("events of an episode", people, load_simulators("diabetes-v0")),
+    ):
+        refused(MedGymError, why, partial(IdentifyingPolicy, load_policy(policy), who, where, 4.0))
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------
@@ -408,10 +389,8 @@ def _weights(policy):
 
 
 @pytest.mark.parametrize("scope", ["clu", "context"])
-@pytest.mark.usefixtures("toy")
-def test_learners_see_train_people_alone(scope, tmp_path, monkeypatch):
-    bank = load_simulators("toy-v0")
-    config = ContextConfig(steps=20, hidden=8, sessions=2)
+def test_learners_see_train_people_alone(scope, toy, tmp_path, monkeypatch):
+    bank, config = toy, ContextConfig(steps=20, hidden=8, sessions=2)
     people = people_of(scope, bank, 2, config=config)
 
     def learned():
@@ -439,37 +418,45 @@ def test_learners_see_train_people_alone(scope, tmp_path, monkeypatch):
         assert torch.equal(other.embeddings[kept], people.embeddings[kept])
 
 
-@pytest.mark.usefixtures("toy")
-def test_scopes_that_share_ask_for_people_and_rows_of_train_people():
-    people, rows = people_of("clu", load_simulators("toy-v0")), load_dataset(TOY, split="train")
-    for wrong, match in (
-        (lambda: train("bc", rows, "clu", config=QUICK), "people are missing"),
-        (lambda: train("bc", rows, "pop", config=QUICK, people=people), "those of scope 'clu'"),
-        (lambda: train("bc", load_dataset(TOY), "clu", config=QUICK, people=people), "split='train'"),
+def test_scopes_that_share_ask_for_people_and_rows_of_train_people(toy):
+    people, rows = people_of("clu", toy), load_dataset(TOY, split="train")
+    for why, given, scope, who in (
+        ("people are missing", rows, "clu", None),
+        ("those of scope 'clu'", rows, "pop", people),
+        ("split='train'", load_dataset(TOY), "clu", people),
     ):
-        with pytest.raises(MedGymError, match=match) as found:
-            wrong()
-        assert "\n" not in str(found.value)
-    assert "add --split train" in refused("train", "bc", "--dataset", TOY, "--scope", "clu", "--output", "x")
+        refused(MedGymError, why, partial(train, "bc", given, scope, config=QUICK, people=who))
+    assert "add --split train" in refused_command("train", "bc", "--dataset", TOY, "--scope", "clu", "--output", "x")
+    behavior = ("behavior", "train", "--bank", "toy-v0", "--scope", "clu", "--output", "x")
+    assert "add --split train" in refused_command(*behavior)
+    assert "learns from all" in refused_command(*behavior, "--split", "train", "--patients", "2")
 
 
+@pytest.mark.parametrize(
+    ("command", "file", "checks"),
+    [
+        (("train", "bc", "--dataset", TOY, "--updates", "3"), "bc-clu-seed0", ((), ("--retrain",))),
+        (("behavior", "train", "--bank", "toy-v0", "--recipe", "r.toml"), "toy-v0-clu-adaptive", ((),)),
+    ],
+)
 @pytest.mark.usefixtures("toy")
-def test_from_the_command_line_to_a_verified_entry_on_new_people(tmp_path):
-    policy, result = tmp_path / "p" / "bc-clu-seed0.safetensors", tmp_path / "result"
-    steps = (
-        ("train", "bc", "--dataset", TOY, "--scope", "clu", "--split", "train", "--updates", "3",
-         "--output", tmp_path / "p"),
-        ("eval", "--policy", policy, "--bank", "toy-v0", "--split", "test", "--dataset", TOY, "--episodes", "2",
-         "--output", result),
-        ("submit", result, "--name", "Clustered", "--output", tmp_path / "s"),
-        ("leaderboard", "verify", tmp_path / "s"),
-        ("leaderboard", "verify", tmp_path / "s", "--retrain"),
-    )  # fmt: skip
-    for step in steps:
+def test_from_the_command_line_to_a_verified_entry_on_new_people(command, file, checks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("r.toml").write_text("decisions = 6\n[settings.dr]\nupdates = 2\nepisodes = 2\nhidden = 8\n")
+    policy, bank = f"p/{file}.safetensors", ("--bank", "toy-v0", "--split", "test", "--dataset", TOY)
+    for step in (
+        (*command, "--scope", "clu", "--split", "train", "--record", "2", "--output", "p"),
+        ("eval", "--policy", policy, *bank, "--episodes", "2", "--output", "result"),
+        ("submit", "result", "--name", "Clustered", "--output", "s"),
+        *(("leaderboard", "verify", "s", *options) for options in checks),
+    ):
         done = run(*step)
         assert done.code == 0, (step, done.out, done.err)
-    entry = json.loads((tmp_path / "s" / "entry.json").read_text())
-    assert (entry["scope"], entry["protocol"]["deviations"]["split"]["used"]) == ("clu", "test")
+        assert "train" not in step or "--split test" in done.out
+    assert load_policy(policy).provenance["record"] == {"sessions": 2, "hours": None, "seed": 0, "view": "full"}
+    entry = json.loads(Path("s/entry.json").read_text())
+    found = entry["disease"], entry["scope"], entry["protocol"]["deviations"]["split"]["used"]
+    assert found == ("toy", "clu", "test")
 
 
 # -- the study ---------------------------------------------------------------------------------------------------------
@@ -478,10 +465,7 @@ def test_from_the_command_line_to_a_verified_entry_on_new_people(tmp_path):
 def test_what_is_kept_is_a_share_of_a_gain_that_is_there():
     spread = np.linspace(-0.1, 0.1, 12)
     pop, ind = 4.0 + spread, 2.0 - spread
-    share, low, high = kept(pop, ind + 0.25 * (pop - ind), ind) or (0.0, 0.0, 0.0)
-    assert share == pytest.approx(75.0)
-    assert low == pytest.approx(75.0)
-    assert high == pytest.approx(75.0)
+    assert kept(pop, ind + 0.25 * (pop - ind), ind) == pytest.approx((75.0, 75.0, 75.0))  # and its interval
     assert kept(pop, pop, pop + spread) is None  # nothing to keep
     assert kept(ind, ind, pop) is None  # one's own policy is worse
 
@@ -493,8 +477,7 @@ def test_a_takeover_is_scored_at_every_length_of_record():
     arms = part.arms("iql")
     assert [arm for arm in arms if not arm.record] == [Arm("ind", "iql"), Arm("pop", "iql")]
     scored = [one for arm in arms for one in part.scored(arm)]
-    assert sorted(scored) == sorted(
-        Arm(scope, "iql", hours) for hours in (2, 6, 12) for scope in ("ind", "pop", "clu", "context")
-    )
+    scopes = ("clu", "context", "ind", "pop")
+    assert sorted(scored) == sorted(Arm(scope, "iql", hours) for hours in (2, 6, 12) for scope in scopes)
     plain = recipe.part["anesthesia"].arms("iql")
     assert [one for arm in plain for one in recipe.part["anesthesia"].scored(arm)] == plain

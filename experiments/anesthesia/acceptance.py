@@ -29,6 +29,16 @@ SCOPES = ("ind", "dr", "pop", "clinician")
 TIMINGS = ("adaptive", "fixed")
 WORLDS = ("own", "true")
 EPISODES = 16
+SCHEMA = {
+    "decisions": pl.Int64,
+    "patients": pl.Int64,
+    "scope": pl.String,
+    "timing": pl.String,
+    "world": pl.String,
+    "patient": pl.Int64,
+    "metric": pl.String,
+    "value": pl.Float64,
+}
 
 
 def scores(folder: Path, patients: int, known: pl.DataFrame) -> pl.DataFrame:
@@ -56,7 +66,7 @@ def scores(folder: Path, patients: int, known: pl.DataFrame) -> pl.DataFrame:
             rows = found.cast(pl.Float64).with_row_index("patient").unpivot(index="patient", variable_name="metric")
             key = dict(zip(KINDS, (budget, patients, scope, timing)))
             parts.append(rows.with_columns(**{n: pl.lit(v) for n, v in key.items()}, world=pl.lit(world)))
-    return pl.concat(parts).select(known.columns).cast(known.schema)  # type: ignore[arg-type]
+    return pl.DataFrame(pl.concat(parts).select(*SCHEMA), schema=SCHEMA)
 
 
 def _gain(part: pl.DataFrame, better: tuple[str, str], worse: tuple[str, str]) -> str:
@@ -102,7 +112,7 @@ def main() -> None:
     """Evaluate what is new, and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="*", metavar="FOLDER[=PATIENTS]")
-    table = pl.read_parquet(RESULTS)
+    table = pl.read_parquet(RESULTS) if RESULTS.exists() else pl.DataFrame(schema=SCHEMA)
     for folder, _, count in (f.partition("=") for f in parser.parse_args().folders):
         table = pl.concat([table, scores(Path(folder), int(count or 110), table)])
         table = table.sort(KINDS[:2], maintain_order=True)

@@ -116,10 +116,12 @@ def trained(trial: Trial) -> Any:
     recipe = load_recipe("generation/diabetes-behaviors.toml")
     changed = group.settings | (SHORT if group.few else {})
     settings = {name: {**values, **changed} for name, values in recipe.settings.items()}
-    own = {"algorithm": group.algorithm, "decisions": decisions, "path_costs": group.path_costs, "settings": settings}
+    own = replace(
+        recipe, algorithm=group.algorithm, decisions=decisions, path_costs=group.path_costs, settings=settings
+    )
     apart = f"{key}-k{decisions}" + ("-told" if scope == "dr-told" else "")
     bank = bank_of(group.world, scope, group.few)
-    job = BehaviorRun(bank, replace(recipe, **own), RUNS / apart, progress=False)  # type: ignore[arg-type]
+    job = BehaviorRun(bank, own, RUNS / apart, progress=False)
     which = (scope.removesuffix("-told"), timing)
     job.train([which])
     return job.results[which].policy

@@ -30,13 +30,13 @@ from medgym_offline.diseases.registry import disease_of_id
 from medgym_offline.evaluation.statistics import paired_difference
 from medgym_offline.offline import OfflineConfig, train_seeds
 from medgym_offline.online import train_behavior
-from medgym_offline.online.config import BehaviorRecipe, load_recipe
+from medgym_offline.online.config import Algorithm, BehaviorRecipe, load_recipe
 from medgym_offline.patients import NEW_PEOPLE
 from medgym_offline.people import Clusters, Contexts, IdentifyingPolicy, people_of
 from medgym_offline.policies.files import TrainResult
 
 HERE = Path(__file__).parent
-ONLINE = "trpo-lag"
+ONLINE: Algorithm = "trpo-lag"
 """The learner of arms that are trained in the people's fitted simulators instead of from rows, with one seed."""
 
 
@@ -120,10 +120,8 @@ def unit(part: Part, arm: Arm, recipe: StudyRecipe) -> pl.DataFrame:
         found = {0: online(arm, bank, made.timing, people, load_recipe(disease=bank.disease.name))}
     else:
         side = "test" if arm.scope == "ind" else "train"
-        rows, config = (
-            load_dataset(part.dataset, split=side, view=arm.view, progress=False),
-            settings(part, arm, recipe),
-        )
+        rows = load_dataset(part.dataset, split=side, view=arm.view, progress=False)
+        config = settings(part, arm, recipe)
         found = train_seeds(arm.learner, rows, arm.scope, range(recipe.seeds), config, people=people, progress=False)
     new, frames = bank.select(list(bank.people("test"))), []
     for seed, result in found.items():
@@ -147,8 +145,8 @@ def online(
     `pop` is `dr` of the behaviors: the population simulator was fitted to everybody.
     """
     scope, split = ("dr" if arm.scope == "pop" else arm.scope), ("test" if arm.scope == "ind" else "train")
-    made, given = replace(recipe, algorithm=ONLINE), {"split": split, "view": arm.view, "people": people}
-    return train_behavior(bank.world("own"), timing, scope, recipe=made, progress=False, **given)  # type: ignore[arg-type]
+    world, made = bank.world("own"), replace(recipe, algorithm=ONLINE)
+    return train_behavior(world, timing, scope, progress=False, people=people, recipe=made, split=split, view=arm.view)
 
 
 def run(recipe: StudyRecipe, name: str, workers: int = 1) -> Path:
@@ -203,7 +201,8 @@ def tables(recipe: StudyRecipe) -> str:
 def _part_tables(name: str, part: Part, learner: str, frame: pl.DataFrame) -> list[str]:
     """Harm of every arm, what it keeps, and what memory is worth."""
     mean = frame.group_by(*Arm._fields, "patient").agg(pl.col("value").mean()).sort("patient")
-    means = {Arm(*key): rows["value"].to_numpy() for key, rows in mean.group_by(Arm._fields)}  # type: ignore[arg-type]
+    parts = mean.partition_by(Arm._fields, as_dict=True)
+    means = {Arm(*key): rows["value"].to_numpy() for key, rows in parts.items()}
     arms = [one for arm in part.arms(learner) for one in part.scored(arm)]
     missing = [arm for arm in arms if arm not in means]
     arms = [arm for arm in arms if arm in means]
@@ -233,7 +232,8 @@ def _part_tables(name: str, part: Part, learner: str, frame: pl.DataFrame) -> li
             cells = [f"`{arm.scope}`", f"`{arm.learner}`", arm.view, str(arm.history)]
             body.append([*cells, *(_change(means[arm], means[end]) for end in ends)])
     heads = ["", "Learner", "View", "History", "Against one observation", "Against `ind`, one observation"]
-    blocks.append(markdown_table(f"{name}: difference in harm of memory, under the same view", heads, body))
+    if body:
+        blocks.append(markdown_table(f"{name}: difference in harm of memory, under the same view", heads, body))
     names = sorted({f"`{arm.learner}` ({arm.scope}, {arm.view})" for arm in missing})
     return [*blocks, f"Not run: {', '.join(names)}."] if names else blocks
 

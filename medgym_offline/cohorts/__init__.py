@@ -10,29 +10,14 @@ this package knows no disease.
 from __future__ import annotations
 
 from medgym_offline.cohorts.assemble import assemble
-from medgym_offline.cohorts.build import build_cohort, detect_source, read_source
+from medgym_offline.cohorts.build import build_cohort, coverage, detect_source, read_source, select_stays
 from medgym_offline.cohorts.card import cohort_card
 from medgym_offline.cohorts.cohort import Cohort, combine, definition_named
 from medgym_offline.cohorts.grid import GridCohort
 from medgym_offline.cohorts.long_table import long_records
-from medgym_offline.cohorts.plausible import never_given, observation_flags
-from medgym_offline.cohorts.selection import coverage, select_stays
-from medgym_offline.cohorts.validate import validate
+from medgym_offline.cohorts.validate import never_given, observation_flags, validate
 
 __all__ = [
-    "Cohort",
-    "GridCohort",
-    "assemble",
-    "build_cohort",
-    "cohort_card",
-    "combine",
-    "coverage",
-    "definition_named",
-    "detect_source",
-    "long_records",
-    "never_given",
-    "observation_flags",
-    "read_source",
-    "select_stays",
-    "validate",
-]
+    "Cohort", "GridCohort", "assemble", "build_cohort", "cohort_card", "combine", "coverage", "definition_named",
+    "detect_source", "long_records", "never_given", "observation_flags", "read_source", "select_stays", "validate",
+]  # fmt: skip

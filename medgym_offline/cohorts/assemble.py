@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import polars as pl
 
-from medgym_offline.cohorts import intervals
+from medgym_offline.cohorts import grid
 from medgym_offline.cohorts.cohort import COLUMNS, Cohort
-from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.names import nearly_equal_ids
-from medgym_offline.cohorts.plausible import doubt_clock, ranged_attributes
-from medgym_offline.cohorts.source import Records
-from medgym_offline.cohorts.validate import fractions
+from medgym_offline.cohorts.source import Records, Rejections
+from medgym_offline.cohorts.validate import doubt_clock, fractions, ranged_attributes
 from medgym_offline.diseases.concepts import CohortDefinition, Concept, Part
 from medgym_offline.errors import CohortError
 
@@ -115,7 +113,7 @@ def _rate(rows: pl.DataFrame, concept: Concept, rejections: Rejections) -> pl.Da
         (time < 0.0, f"{name}: negative time (too long before admission)"),
     )
     columns = ("patient", "t_h", "value")
-    amounts = intervals.record_rates(rows.filter(~charted).select(columns), concept, rejections)
+    amounts = grid.record_rates(rows.filter(~charted).select(columns), concept, rejections)
     rates = pl.concat([rows.filter(charted).select(columns), amounts])
     merged = _averaged(rates, rejections)
     if cap is not None:
@@ -142,9 +140,9 @@ def _held(settings: pl.DataFrame, concept: Concept, stays: pl.DataFrame, rejecti
         (~value.is_between(*concept.range), f"{name}: impossible value"),
         (pl.col("t_h") < -concept.lookback, f"{name}: negative time (too long before admission)"),
     )
-    held = intervals.hold_settings(_averaged(settings, rejections, pl.col("end_h").max()), concept.hold_hours)
+    held = grid.hold_settings(_averaged(settings, rejections, pl.col("end_h").max()), concept.hold_hours)
     held = rejections.drop(held, (pl.col("end_h") <= 0.0, f"{name}: a setting that ended before admission"))
-    return intervals.clip_intervals(held, stays, name, rejections)
+    return grid.clip_intervals(held, stays, name, rejections)
 
 
 def _infusion(rows: pl.DataFrame, concept: Concept, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
@@ -160,7 +158,7 @@ def _infusion(rows: pl.DataFrame, concept: Concept, stays: pl.DataFrame, rejecti
     factor = pl.col("name").replace_strict(
         {name: 1.0, **{p.name: p.factor for p in concept.parts}}, return_dtype=pl.Float64
     )
-    rows = intervals.interval_rates(rows.with_columns(value=pl.coalesce("total", value * factor)), concept, rejections)
+    rows = grid.interval_rates(rows.with_columns(value=pl.coalesce("total", value * factor)), concept, rejections)
     rows = rejections.drop(
         rows,
         (start.is_null(), f"{name}: time is missing or not a number"),
@@ -169,11 +167,11 @@ def _infusion(rows: pl.DataFrame, concept: Concept, stays: pl.DataFrame, rejecti
         (value.is_null() | ~value.is_finite(), f"{name}: value is missing or not a number"),
         (value < 0.0, f"{name}: impossible value"),
         (value > high, f"{name}: above {high:g} {concept.unit}"),
-        (value.round(intervals.RATE_DIGITS) == 0.0, f"{name}: nothing given (0)"),
+        (value.round(grid.RATE_DIGITS) == 0.0, f"{name}: nothing given (0)"),
     )
-    rows = intervals.clip_intervals(rows, stays, name, rejections)
-    summed = intervals.sum_overlapping(rows)
+    rows = grid.clip_intervals(rows, stays, name, rejections)
+    summed = grid.sum_overlapping(rows)
     keys = ["patient", "t_h", "end_h", "value"]
-    same = rows.with_columns(value.round(intervals.RATE_DIGITS)).join(summed, on=keys, how="semi")
+    same = rows.with_columns(value.round(grid.RATE_DIGITS)).join(summed, on=keys, how="semi")
     rejections.repair(f"{name}: interval joined to or summed with others", rows.height - same.height)
     return summed

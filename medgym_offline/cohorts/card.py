@@ -9,9 +9,8 @@ import polars as pl
 
 from medgym_offline.cohorts.cohort import Cohort
 from medgym_offline.cohorts.grid import GridCohort
-from medgym_offline.cohorts.plausible import ObservationFlags, observation_flags
-from medgym_offline.reports.blocks import Table
-from medgym_offline.reports.text import markdown
+from medgym_offline.cohorts.validate import ObservationFlags, observation_flags
+from medgym_offline.reports.blocks import Table, markdown
 
 __all__ = ["cohort_card"]
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from medgym_offline.cohorts.cells import hours_since, on_one_clock
-from medgym_offline.cohorts.frames import Rejections, first_of
-from medgym_offline.cohorts.names import mentions
-from medgym_offline.cohorts.source import event_frame
-from medgym_offline.cohorts.units import in_own_units
+from medgym_offline.cohorts.names import in_own_units, mentions
+from medgym_offline.cohorts.source import Rejections, event_frame, first_of
+from medgym_offline.cohorts.tables import hours_since, on_one_clock
 from medgym_offline.diseases.concepts import CohortDefinition, Concept, Diagnosis
 
 __all__ = ["Intake", "coded", "possible_weights", "years_between"]

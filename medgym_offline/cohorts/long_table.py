@@ -9,20 +9,24 @@ from typing import Any
 
 import polars as pl
 
-from medgym_offline.cohorts.cells import hours_since, identifier, midnights, numbers, on_one_clock, settled, times
-from medgym_offline.cohorts.frames import Rejections, completed
-from medgym_offline.cohorts.names import own_variables, typed_attributes
-from medgym_offline.cohorts.source import Records, event_frame, flags_of, provenance_of
+from medgym_offline.cohorts.names import accepted_units, conversion, own_variables, typed_attributes
+from medgym_offline.cohorts.source import Records, Rejections, completed, event_frame, flags_of, provenance_of
 from medgym_offline.cohorts.tables import (
     as_text,
     collect,
     column_names,
     find_table,
+    hours_since,
+    identifier,
+    midnights,
     nearly_named,
+    numbers,
+    on_one_clock,
     scan_file,
+    settled,
     table_stem,
+    times,
 )
-from medgym_offline.cohorts.units import accepted_units, conversion
 from medgym_offline.diseases.concepts import CohortDefinition
 from medgym_offline.errors import CohortError
 

@@ -11,15 +11,24 @@ from pathlib import Path
 
 import polars as pl
 
-from medgym_offline.cohorts.cells import hours_since, numbers, on_one_clock, times
-from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.intake import Intake, coded, possible_weights, years_between
-from medgym_offline.cohorts.source import Records, event_frame, flags_of, provenance_of
-from medgym_offline.cohorts.tables import collect, column_names, only_file, scan_file, table_files, table_stem
+from medgym_offline.cohorts.source import Records, Rejections, event_frame, flags_of, provenance_of
+from medgym_offline.cohorts.tables import (
+    collect,
+    column_names,
+    hours_since,
+    numbers,
+    on_one_clock,
+    only_file,
+    scan_file,
+    table_files,
+    table_stem,
+    times,
+)
 from medgym_offline.diseases.concepts import CohortDefinition, Concept
 from medgym_offline.errors import CohortError
 
-__all__ = ["REPEATED_ORDERS", "MedsEvents"]
+__all__ = ["MedsEvents", "REPEATED_ORDERS"]
 
 #: Of the demos' infusions without ids, 5 in 12,651 are the same as another: orders of their own, as the raw tables' ids
 #: show (two bags of one volume hung at one minute). A larger share of repeats is a table delivered twice.

@@ -12,12 +12,10 @@ from pathlib import Path
 
 import polars as pl
 
-from medgym_offline.cohorts.cells import hours_since
-from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.intake import Intake, coded, possible_weights, years_between
 from medgym_offline.cohorts.names import AGE_OVER_89
-from medgym_offline.cohorts.source import Records, event_frame, provenance_of
-from medgym_offline.cohorts.tables import collect, find_table, scan_table, typed
+from medgym_offline.cohorts.source import Records, Rejections, event_frame, provenance_of
+from medgym_offline.cohorts.tables import collect, find_table, hours_since, scan_table, typed
 from medgym_offline.diseases.concepts import CohortDefinition, Concept
 
 __all__ = ["MIMIC_III", "MIMIC_IV", "MimicTables"]

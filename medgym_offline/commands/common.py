@@ -14,27 +14,10 @@ from medgym_offline.errors import MedGymError
 from medgym_offline.patients import NEW_PEOPLE, PatientIndex
 
 __all__ = [
-    "Bank",
-    "BankArgument",
-    "Dataset",
-    "Device",
-    "Hours",
-    "Json",
-    "MaybeBank",
-    "Patients",
-    "Record",
-    "Split",
-    "View",
-    "Worlds",
-    "ask_patients",
-    "parse_list",
-    "parse_patients",
-    "print_json",
-    "print_table",
-    "require_train_people",
-    "say",
-    "terminal_width",
-]
+    "Bank", "BankArgument", "Dataset", "Device", "Hours", "Json", "MaybeBank", "Patients", "Record", "Split", "View",
+    "Worlds", "ask_patients", "parse_list", "parse_patients", "print_json", "print_table", "require_train_people",
+    "say", "terminal_width",
+]  # fmt: skip
 
 _BANK = "Simulator bank: the name of a shipped one, or the path of a bank file"
 
@@ -67,10 +50,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     """A table for a person."""
     from rich.console import Console
 
-    from medgym_offline.reports import text
+    from medgym_offline.reports import blocks
     from medgym_offline.reports.blocks import Table
 
-    text.print_table(Table(title, columns, list(rows)), Console(width=terminal_width()))
+    blocks.print_table(Table(title, columns, list(rows)), Console(width=terminal_width()))
 
 
 def terminal_width() -> int:

@@ -83,8 +83,16 @@ def generate_command(
     """
     from medgym_offline.datasets import generate
 
-    given = {"episodes": episodes, "output_id": output_id, "release": release, "workers": workers, "records": records}
-    made = generate(dataset, root=root, patients=ask_patients(patients), **given)  # type: ignore[arg-type]
+    made = generate(
+        dataset,
+        root=root,
+        patients=ask_patients(patients),
+        episodes=episodes,
+        output_id=output_id,
+        release=release,
+        workers=workers,
+        records=records,
+    )
     say(f"{made.id}: {made.episodes:,} episodes, {made.steps:,} steps in {made.path}")
     where = "" if root is None else f"MINARI_DATASETS_PATH={root} "
     say(f"next: {where}medgym-offline train gcql --dataset {made.id} --output runs/gcql --eval")

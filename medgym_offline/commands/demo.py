@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medgym_offline.compute import one_thread
 from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.files import shown_path
-from medgym_offline.threads import one_thread
 
 if TYPE_CHECKING:
     from medgym_offline.evaluation import Evaluation

@@ -69,9 +69,8 @@ def train_command(
     Example: medgym-offline train gcql --dataset medgym/sepsis-ind-v0 --scope ind --seeds 3 --output runs/gcql
     """
     from medgym_offline.commands.judge import evaluate_to
-    from medgym_offline.compute import Compute, hardware
+    from medgym_offline.compute import Compute, check_device, hardware
     from medgym_offline.datasets import load_dataset
-    from medgym_offline.devices import check_device
     from medgym_offline.errors import unknown_name
     from medgym_offline.offline import ALGORITHMS, PROFILES, algorithm_name
     from medgym_offline.people import people_of

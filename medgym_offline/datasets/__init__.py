@@ -24,26 +24,7 @@ from medgym_offline.datasets.transitions import COLUMNS, Transitions
 from medgym_offline.datasets.verification import verify
 
 __all__ = [
-    "COLUMNS",
-    "DatasetInfo",
-    "Recipe",
-    "Transitions",
-    "dataset_card",
-    "dataset_folder",
-    "dataset_info",
-    "download",
-    "find_recipe",
-    "generate",
-    "list_datasets",
-    "list_recipes",
-    "listing_row",
-    "listing_table",
-    "load_dataset",
-    "normalized_score",
-    "publish",
-    "read_recipe",
-    "released_datasets",
-    "to_arrow",
-    "to_d3rlpy",
-    "verify",
-]
+    "COLUMNS", "DatasetInfo", "Recipe", "Transitions", "dataset_card", "dataset_folder", "dataset_info", "download",
+    "find_recipe", "generate", "list_datasets", "list_recipes", "listing_row", "listing_table", "load_dataset",
+    "normalized_score", "publish", "read_recipe", "released_datasets", "to_arrow", "to_d3rlpy", "verify",
+]  # fmt: skip

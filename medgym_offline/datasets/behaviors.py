@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgym_offline.datasets.recipes import Recipe
-from medgym_offline.diseases.views import FULL
+from medgym_offline.diseases.base import FULL
 from medgym_offline.errors import DatasetError, unknown_name
 from medgym_offline.files import POLICY_SUFFIXES, sha256_file
 
@@ -220,7 +220,7 @@ def action_log_prob(rolled: Rollout, behavior: Behavior, perturbation: float) ->
     import torch
 
     from medgym_offline.policies.builtin import RandomPolicy
-    from medgym_offline.policies.density import clipped_normal_log_prob, clipped_uniform_log_prob
+    from medgym_offline.policies.protocol import clipped_normal_log_prob, clipped_uniform_log_prob
 
     parts = behavior.parts or (behavior,)
     found = torch.full(rolled.valid.shape, torch.nan, dtype=torch.float64)

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from medgym_offline.datasets.forms import DATA_FILE
-from medgym_offline.diseases.base import Disease
+from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.diseases.base import FULL, Disease
 from medgym_offline.diseases.registry import disease, disease_of_id
-from medgym_offline.diseases.views import FULL
 
 __all__ = ["dataset_card", "family_card"]
 
@@ -90,6 +89,7 @@ data = mgo.load_dataset("{name}")  # flat NumPy arrays, one row per decision
 
 import minari
 dataset = minari.load_dataset("{name}")  # the same episodes in Minari's format
+env = dataset.recover_environment()
 ```
 
 {_table(("", ""), facts.items())}
@@ -118,6 +118,8 @@ def _simulated(manifest: dict[str, Any], of: Disease) -> str:
     if manifest["id"] != source:
         chosen = len(who) if who == list(range(len(who))) else "IDS"
         again += f" --patients {chosen} --episodes {recipe['episodes']} --as {manifest['id']}"
+    size = recipe["perturbation"]
+    perturbed = f"perturbed by N(0, {size:g}^2) and clipped" if size else "not perturbed"
     worlds = [one for one in (references, references.get("data_world")) if one]
     scores = [[key, *(f"{one['returns'][key]:.2f}" for one in worlds)] for key in _SCORED]
     return f"""Every episode ends at {of.process.horizon:g} {of.process.unit} with `terminated`; none is truncated.
@@ -126,8 +128,8 @@ Patient and seed are in each episode's metadata.
 ## How it was made
 
 Bank `{bank["name"]}` (sha256 `{bank["content_hash"][:16]}`), world `{recipe["world"]}`; behavior `{behavior["name"]}`
-(`{behavior["sha256"][:20]}`), actions perturbed by N(0, {recipe["perturbation"]:g}^2) and clipped; initial states
-perturbed by N(0, {of.process.initial_noise:g}^2), residual noise on. Root seed {recipe["seed"]}, code
+(`{behavior["sha256"][:20]}`), actions {perturbed}; initial states perturbed by
+N(0, {of.process.initial_noise:g}^2), residual noise on. Root seed {recipe["seed"]}, code
 {manifest["code_version"]}. To make it again: `{again}`; to check it: `medgym-offline verify {manifest["id"]}`.
 
 ## Scores

@@ -3,7 +3,7 @@
 Persons are dealt to folds. A row is scored by the network of its person's fold, which was trained on, and standardized
 by, the rows of the other folds alone. Per action column the network gives the probability of each wall (-1 and 1: many
 doses are exactly 0), and between them a mixture of Gaussians of atanh(a), the measure of
-:mod:`medgym_offline.policies.density`:
+:mod:`medgym_offline.policies.protocol`:
 
     P(a = -1) = w_0,     P(a = 1) = w_1,     p(a) = (1 - w_0 - w_1) sum_m q_m N(atanh a; mu_m, s_m) / (1 - a^2)
 
@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.compute import one_thread
 from medgym_offline.errors import DatasetError
 from medgym_offline.seeds import derive_seed, generator
 from medgym_offline.stack import StackedMLP
-from medgym_offline.threads import one_thread
 
 __all__ = ["CloneConfig", "Estimate", "estimate_log_prob"]
 

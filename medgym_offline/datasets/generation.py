@@ -10,21 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medgym_offline.compute import one_thread
 from medgym_offline.datasets.behaviors import recipe_behavior
 from medgym_offline.datasets.card import dataset_card
-from medgym_offline.datasets.catalogue import dataset_folder, minari_root
-from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat, transitions_of, write_flat
-from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, METADATA
+from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST, METADATA, dataset_folder, minari_root
 from medgym_offline.datasets.hdf5 import EpisodeBlock, EpisodeWriter, hdf5_reason
 from medgym_offline.datasets.manifest import build_manifest, build_metadata, making, write_namespace
 from medgym_offline.datasets.recipes import Recipe, find_recipe
-from medgym_offline.datasets.reference import reference_returns
-from medgym_offline.datasets.shards import played_blocks, work_folder
-from medgym_offline.datasets.transitions import COLUMNS
+from medgym_offline.datasets.shards import played_blocks, reference_returns, work_folder
+from medgym_offline.datasets.transitions import COLUMNS, ContentHash, flat_name, read_flat, transitions_of, write_flat
 from medgym_offline.datasets.trust import identity_of
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import atomic_path, json_text, release_folder, write_json
-from medgym_offline.threads import one_thread
 
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank

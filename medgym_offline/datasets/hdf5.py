@@ -29,11 +29,10 @@ from typing import Any
 
 import numpy as np
 
-from medgym_offline.diseases.base import Disease
-from medgym_offline.diseases.views import FULL
+from medgym_offline.diseases.base import FULL, Disease
 from medgym_offline.errors import DatasetError
 
-__all__ = ["INFOS", "EpisodeBlock", "EpisodeWriter", "hdf5_reason", "pack_episodes", "read_episodes"]
+__all__ = ["EpisodeBlock", "EpisodeWriter", "INFOS", "hdf5_reason", "pack_episodes", "read_episodes"]
 
 INFOS = ("cost", "dt", "time", "severity", "monitored", "costs_path", "costs_peak", "behavior_log_prob")
 """What is under `infos`, (T + 1,) float32, or (T + 1, number of costs) for the costs along the path; severity and

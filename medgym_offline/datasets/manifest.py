@@ -8,26 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgym_offline.datasets.fingerprint import Fingerprint
-from medgym_offline.datasets.forms import MANIFEST_FORMAT
+from medgym_offline.datasets.catalogue import MANIFEST_FORMAT
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
-from medgym_offline.datasets.trust import GENERATOR
+from medgym_offline.datasets.trust import GENERATOR, Fingerprint
 from medgym_offline.files import code_version, sha256_file, write_json
 
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = [
-    "NAMESPACE_DESCRIPTION",
-    "build_manifest",
-    "build_metadata",
-    "facts",
-    "facts_differ",
-    "making",
-    "statistics",
+    "NAMESPACE_DESCRIPTION", "build_manifest", "build_metadata", "facts", "facts_differ", "making", "statistics",
     "write_namespace",
-]
+]  # fmt: skip
 
 AUTHOR = "The MedGym Offline developers"
 NAMESPACE_DESCRIPTION = "Offline reinforcement learning for treatment, on one simulator per patient."

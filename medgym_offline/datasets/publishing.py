@@ -14,10 +14,9 @@ from typing_extensions import TypedDict
 
 from medgym_offline.config import check, read_json
 from medgym_offline.datasets.card import dataset_card, family_card
-from medgym_offline.datasets.catalogue import local_folder
-from medgym_offline.datasets.forms import MANIFEST, read_manifest
+from medgym_offline.datasets.catalogue import MANIFEST, local_folder, read_manifest
+from medgym_offline.datasets.downloading import Remote, RemoteError, parse_remote, split_id
 from medgym_offline.datasets.manifest import NAMESPACE_DESCRIPTION
-from medgym_offline.datasets.remotes import Remote, RemoteError, parse_remote, split_id
 from medgym_offline.datasets.trust import departures, fetched_manifest
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import json_text, sha256_file

@@ -11,21 +11,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from medgym_offline.config import configuration, plain_values, read
-from medgym_offline.diseases.views import FULL
+from medgym_offline.diseases.base import FULL
 from medgym_offline.errors import DatasetError, UnknownNameError, unknown_name
 from medgym_offline.files import release_folder
 
 __all__ = [
-    "Recipe",
-    "UnknownDatasetError",
-    "find_recipe",
-    "is_id",
-    "known_recipe",
-    "list_recipes",
-    "read_recipe",
-    "stream_of",
+    "Recipe", "UnknownDatasetError", "find_recipe", "is_id", "known_recipe", "list_recipes", "read_recipe", "stream_of",
     "unknown_dataset",
-]
+]  # fmt: skip
 
 # Minari's own rule, with the namespace and the version required: an id without a version cannot be loaded by it.
 _ID = re.compile(r"^[-_\w][-_\w/]*[-_\w]+/[-_\w]+?-v\d+$")

@@ -14,7 +14,7 @@ from medgym_offline.errors import DatasetError
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["TOLERANCE", "Check", "check_rows"]
+__all__ = ["Check", "TOLERANCE", "check_rows"]
 
 TOLERANCE = 1e-3
 """Largest difference allowed where a column is recomputed in float32, in the units of the columns."""

@@ -10,22 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medgym_offline.compute import one_thread
 from medgym_offline.config import check, from_values
 from medgym_offline.datasets import trust
 from medgym_offline.datasets.behaviors import process_config, recipe_behavior
-from medgym_offline.datasets.catalogue import local_folder
-from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat, transitions_of
-from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, METADATA, Metadata, read_manifest
-from medgym_offline.datasets.load import read_columns, read_metadata
+from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST, METADATA, Metadata, local_folder, read_manifest
+from medgym_offline.datasets.load import REPLAY_TOLERANCE, read_columns, read_metadata
 from medgym_offline.datasets.manifest import facts, facts_differ
 from medgym_offline.datasets.recipes import Recipe, known_recipe
 from medgym_offline.datasets.rows import TOLERANCE, Check, check_rows
 from medgym_offline.datasets.shards import SHARD_EPISODES, play_shard
-from medgym_offline.datasets.transitions import COLUMNS, Transitions
-from medgym_offline.datasets.viewing import REPLAY_TOLERANCE
+from medgym_offline.datasets.transitions import COLUMNS, ContentHash, Transitions, flat_name, read_flat, transitions_of
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.progress import Progress
-from medgym_offline.threads import one_thread
 
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
@@ -85,8 +82,10 @@ def verify(
         UnknownDatasetError: no such dataset.  DatasetError: it is not on this machine.
     """
     folder = local_folder(dataset, root)
-    with Progress(f"verifying {dataset}", 1, enabled=progress):
-        return VerificationReport(dataset, tuple(_checks(dataset, folder, replay)))
+    with Progress(f"verifying {dataset}", 1, enabled=progress) as bar:
+        report = VerificationReport(dataset, tuple(_checks(dataset, folder, replay)))
+        bar.advance()
+    return report
 
 
 def _checks(dataset: str, folder: Path, replay: int) -> Iterator[Check]:

@@ -1,18 +1,19 @@
 """What a disease says of itself. Everything else in the suite takes names, widths, units and limits from here.
 
 A disease is one folder, `medgym_offline/diseases/<name>`, whose package has a :class:`Disease` called `DISEASE`
-(:mod:`medgym_offline.diseases.registry` finds it). Its parts (:mod:`~medgym_offline.diseases.parts`) and how it learns
-from records (:mod:`~medgym_offline.diseases.model`) can be imported from here too. No torch until it is needed.
+(:mod:`medgym_offline.diseases.registry` finds it). Its parts (:mod:`~medgym_offline.diseases.parts`) can be
+imported from here too. Here are also what the patients of a world must offer (:class:`Dynamics`), how they are learned
+from records (:class:`Model`), and what a policy sees of the state: instruments, their errors, and when they are read
+(:class:`View`). No torch until it is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from medgym_offline.diseases import consistency
-from medgym_offline.diseases.model import Dynamics, Model
 from medgym_offline.diseases.parts import (
     CLOCKS,
     Component,
@@ -27,20 +28,143 @@ from medgym_offline.diseases.parts import (
     SignCheck,
     Subgroup,
     Treatment,
-)  # fmt: skip
+)
 from medgym_offline.diseases.scales import Array
-from medgym_offline.diseases.views import FULL, Channel, View
 from medgym_offline.errors import DiseaseError, unknown_name
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
     from torch import Tensor
 
+    from medgym_offline.diseases.parts import Sight
     from medgym_offline.diseases.scales import Scales
 
 __all__ = [
-    "Channel", "Component", "Cost", "Course", "Disease", "Dynamics", "Exogenous", "Feature", "Metric", "Model",
-    "Process", "Severity", "Sight", "SignCheck", "Subgroup", "Treatment", "View",
+    "Channel", "Component", "Cost", "Course", "Disease", "Dynamics", "Exogenous", "FULL", "Feature", "Metric", "Model",
+    "Process", "SPREAD_LIMIT", "Severity", "Sight", "SignCheck", "Subgroup", "Treatment", "View",
 ]  # fmt: skip
+
+
+class Dynamics(Protocol):
+    """Patient-specific numbers of one world, leading axis P; the tensors of a bank's world.
+
+    A field of ordinary differential equations has `rate` and `relaxation`. What steps by itself on the disease's ticks
+    has `path` instead:
+
+        path(disease, scales, physics, x (P, B, D), u (P, B, T), start (P, B), ticks, exogenous) -> (P, B, ticks, D)
+
+    the states at the end of each of the ticks after `start`, with doses held and boluses given at the start.
+    """
+
+    @property
+    def kind(self) -> str:
+        """Name of the class in a bank file."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name; the class is built from them by keyword."""
+
+    def select(self, index: Tensor) -> Dynamics:
+        """The patients at `index`."""
+
+    def to(self, where: torch.device | torch.dtype | str) -> Dynamics:
+        """The same on another device or in another precision."""
+
+
+class Model(Protocol):
+    """How simulators of a disease are learned from records: the parts of :mod:`medgym_offline.simulators.fit`.
+
+    Attributes:
+        physics: Strengths that are choices, not estimates: a :func:`~medgym_offline.config.configuration`.
+        prior: What records cannot tell: another.
+        kinds: Classes a world's dynamics may be of, by the kind in a bank's header.
+        pooled: Names of raw tensors in which a patient deviates from the population.
+        decayed: Names of raw tensors with weight decay.
+    """
+
+    physics: type[Any]
+    prior: type[Any]
+    kinds: Mapping[str, type[Any]]
+    pooled: tuple[str, ...]
+    decayed: tuple[str, ...]
+
+    def initial_raw(self, seed: int) -> dict[str, Tensor]:
+        """Free numbers at the start of a fit, leading axis 1."""
+
+    def given(self, data: Any, times: np.ndarray, physics: Any, prior: Any, root: int, recency: float) -> Any:
+        """Per patient what is estimated or drawn before the fit: {name: (P, ...) float32}."""
+
+    def parameters(self, raw: Mapping[str, Tensor], physics: Any, given: Mapping[str, Tensor]) -> Dynamics:
+        """Dynamics from free numbers and what is given."""
+
+    def hidden_course(self, physics: Any, given: Mapping[str, np.ndarray], u: np.ndarray) -> np.ndarray:
+        """(P, T, hidden components) at each step of the record's treatment (P, T, treatments), normalized."""
+
+    def given_of(self, dynamics: Dynamics) -> dict[str, np.ndarray]:
+        """What :meth:`given` gave, read back from fitted dynamics; `BankError` if they are none."""
+
+    def average(self, dynamics: Dynamics, how: str) -> Dynamics:
+        """The population's: what is individual averaged, "mean" or "median"."""
+
+
+FULL = "full"
+"""Name of the view of every disease that shows the observation as it is."""
+SPREAD_LIMIT = 1.5
+"""Gaps are drawn within so many SD of their logarithm (chosen), or there were no bound on their number."""
+
+
+@dataclass(frozen=True)
+class Channel:
+    """An instrument that measures one component of the state; times are in the disease's unit.
+
+    Attributes:
+        component: What it measures.
+        error: SD of one reading, in the component's unit.
+        relative: SD as a share of the value; with `error`, variances add.
+        gap: Median time between two measurements, on the patient's clock; None: read at every decision.
+        spread: SD of the logarithm of an episode's gaps.
+        between: SD of the logarithm of the gap from one episode to another.
+        never: Share of the episodes without any measurement.
+        at_start: Whether the first is taken as the episode begins; else that is anywhere within a gap.
+        delay: Time from a measurement to its result.
+        missing: Share of the measurements that give no value.
+    """
+
+    component: str
+    error: float = 0.0
+    relative: float = 0.0
+    gap: float | None = None
+    spread: float = 0.0
+    between: float = 0.0
+    never: float = 0.0
+    at_start: bool = False
+    delay: float = 0.0
+    missing: float = 0.0
+
+
+@dataclass(frozen=True)
+class View:
+    """Which components are seen, and how. Those without a channel are hidden; derived ones are known as they are.
+
+    Attributes:
+        channels: At most one per component.
+        observe: As `Disease.observe`, where another instrument fills other columns; None: the disease's own. It is
+            given a state that holds the last value of each channel (0, the center, where there is none yet).
+    """
+
+    channels: tuple[Channel, ...]
+    observe: Callable[[Sight], Tensor] | None = field(default=None, repr=False)
+
+    @property
+    def charted(self) -> bool:
+        """Whether values can be old or lacking: the observation then has age and mask of each channel."""
+        return any(c.gap is not None or c.delay or c.missing for c in self.channels)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that the observation has more, before the two clocks."""
+        pairs = ((f"age of {c.component}", f"{c.component} is known") for c in self.channels if self.charted)
+        return tuple(name for pair in pairs for name in pair)
 
 
 @dataclass(frozen=True)

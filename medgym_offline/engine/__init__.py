@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from medgym_offline.engine.results import RunFolder, decode, encode
 from medgym_offline.engine.run import blocks, run
-from medgym_offline.engine.workers import ENGINES, check_engine, report
+from medgym_offline.engine.workers import ENGINES, RunFolder, check_engine, decode, encode, report
 
 __all__ = ["ENGINES", "RunFolder", "blocks", "check_engine", "decode", "encode", "report", "run"]

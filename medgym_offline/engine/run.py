@@ -12,8 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
 
-from medgym_offline.engine.results import RunFolder, decode
-from medgym_offline.engine.workers import Ended, Slot, check_engine, open_engine
+from medgym_offline.engine.workers import Ended, RunFolder, Slot, check_engine, decode, open_engine
 from medgym_offline.errors import MedGymError
 from medgym_offline.progress import Progress
 
@@ -84,7 +83,7 @@ def run(
             engine = "local"  # no need to start any other
         live = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medgym-live-")))
         bar = stack.enter_context(Progress(title, len(shards), enabled=progress))
-        bar.skip(len(results))
+        bar.advance(len(results))
         here = lambda share, numbers: _show(bar, len(results), [(share, numbers)])  # noqa: E731
         count, open_slot = stack.enter_context(open_engine(engine, workers, address, here))
         free: list[Slot | None] = [None] * min(count, len(todo))  # None: not opened yet, or its worker died

@@ -13,14 +13,8 @@ if TYPE_CHECKING:
     from medgym_offline.envs.vector_env import TreatmentVectorEnv
 
 __all__ = [
-    "DecisionProcess",
-    "ProcessConfig",
-    "TreatmentEnv",
-    "TreatmentVectorEnv",
-    "dense",
-    "draw_noise",
-    "episode_seeds",
-]
+    "DecisionProcess", "ProcessConfig", "TreatmentEnv", "TreatmentVectorEnv", "dense", "draw_noise", "episode_seeds",
+]  # fmt: skip
 
 # Torch and gymnasium are imported with the first name asked for, not with the package.
 __getattr__ = imported_late(

@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from medgym_offline.defaults import own_defaults
-from medgym_offline.diseases.base import Sight, default_observation
-from medgym_offline.diseases.views import FULL
-from medgym_offline.envs.paths import Held
-from medgym_offline.envs.reward import authors_reward, integrate, severity
+from medgym_offline.compute import own_defaults
+from medgym_offline.diseases.base import FULL, Sight, default_observation
+from medgym_offline.envs.reward import Held, authors_reward, integrate, severity
 from medgym_offline.envs.timing import ProcessConfig, action_to_interval, decision_interval, on_tick
 from medgym_offline.envs.views import Lens
 from medgym_offline.errors import DiseaseError, MedGymError

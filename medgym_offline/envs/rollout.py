@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.defaults import callers_defaults, own_defaults
-from medgym_offline.diseases.views import FULL
-from medgym_offline.envs.paths import Held, gather_rows, held_path, rectangles
+from medgym_offline.compute import callers_defaults, own_defaults
+from medgym_offline.diseases.base import FULL
 from medgym_offline.envs.process import DecisionProcess, Episodes
+from medgym_offline.envs.reward import Held, gather_rows, held_path, rectangles
 from medgym_offline.envs.views import Lens
 from medgym_offline.errors import MedGymError
 from medgym_offline.seeds import derive_seed, generator

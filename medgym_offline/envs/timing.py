@@ -14,23 +14,15 @@ from pydantic import Field, WrapValidator
 from torch import Tensor
 
 from medgym_offline.config import configuration, plain_values
-from medgym_offline.diseases.base import Disease
+from medgym_offline.diseases.base import FULL, Disease
 from medgym_offline.diseases.registry import DEFAULT, disease
-from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import ProtocolError
 from medgym_offline.patients import whole_number
 
 __all__ = [
-    "ProcessConfig",
-    "RewardKind",
-    "Timing",
-    "action_to_interval",
-    "decision_interval",
-    "decisions_before",
-    "feasible_interval",
-    "interval_to_action",
-    "on_tick",
-]
+    "ProcessConfig", "RewardKind", "Timing", "action_to_interval", "decision_interval", "decisions_before",
+    "feasible_interval", "interval_to_action", "on_tick",
+]  # fmt: skip
 
 Timing = Literal["adaptive", "fixed"]
 RewardKind = Literal["integral", "state", "paper", "authors"]

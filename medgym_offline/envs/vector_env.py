@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import gymnasium
 import numpy as np
@@ -17,13 +17,14 @@ from gymnasium.utils import seeding
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
+from typing_extensions import Unpack  # typing has it from Python 3.11 on
 
-from medgym_offline.defaults import own_defaults
+from medgym_offline.compute import own_defaults
 from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.diseases.registry import disease as disease_named
 from medgym_offline.envs.process import DecisionProcess, Episodes
 from medgym_offline.envs.rollout import draw_noise
-from medgym_offline.envs.timing import ProcessConfig
+from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
 from medgym_offline.errors import DiseaseError, MedGymError, ProtocolError, unknown_name
 from medgym_offline.patients import whole_number
 from medgym_offline.simulators.bank import Backend, SimulatorBank
@@ -100,6 +101,17 @@ def checked_seed(seed: Any) -> int:
     return number
 
 
+class ProcessOptions(TypedDict, total=False):
+    """What an environment takes of :class:`~medgym_offline.envs.timing.ProcessConfig`, which checks it."""
+
+    timing: Timing
+    decisions: int | None
+    reward: RewardKind
+    noise: bool
+    remission: bool
+    view: str
+
+
 class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """`num_envs` copies of :class:`~medgym_offline.envs.TreatmentEnv`, stepped as one batch.
 
@@ -127,8 +139,7 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         max_episode_steps: As a Gymnasium specification passes it; episodes are not truncated, so it cannot be below
             `decisions`.
         bank, world, backend, disease: As in the single environment.
-        process: Others of the single environment: timing, decisions, reward, noise, remission, view
-            (:class:`~medgym_offline.envs.timing.ProcessConfig`).
+        process: Others of the single environment: timing, decisions, reward, noise, remission, view.
 
     Example:
         >>> import gymnasium, medgym_offline
@@ -149,10 +160,10 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         backend: Backend | None = None,
         disease: str | None = None,
         max_episode_steps: int | None = None,
-        **process: Any,
+        **process: Unpack[ProcessOptions],
     ) -> None:
         of = disease or (bank.disease.name if isinstance(bank, SimulatorBank) else DEFAULT)
-        self._config = config = ProcessConfig(disease=of, **process)
+        self._config = config = ProcessConfig(disease=of, **process)  # type: ignore[arg-type]
         if max_episode_steps is not None and max_episode_steps < config.decisions:
             raise ProtocolError(
                 f"max_episode_steps is {max_episode_steps}, below {config.decisions} decisions; episodes end at the "

@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.base import Sight, default_observation
-from medgym_offline.diseases.views import SPREAD_LIMIT, Channel, View
-from medgym_offline.envs.paths import Held, held_path
+from medgym_offline.diseases.base import SPREAD_LIMIT, Channel, Sight, View, default_observation
+from medgym_offline.envs.reward import Held, held_path
 from medgym_offline.seeds import generator
 
 if TYPE_CHECKING:

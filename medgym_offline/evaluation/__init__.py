@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from medgym_offline.evaluation.evaluator import evaluate
 
 __all__ = [
-    "METRICS", "Comparison", "Evaluation", "Metric", "Protocol", "SupportReference", "WorldResult", "compare",
+    "Comparison", "Evaluation", "METRICS", "Metric", "Protocol", "SupportReference", "WorldResult", "compare",
     "evaluate", "load_protocol", "metrics_of", "paired_difference", "print_evaluations", "probability_of_improvement",
     "split_halves", "summarize", "support_distance", "write_report",
 ]  # fmt: skip

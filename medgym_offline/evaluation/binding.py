@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.defaults import callers_defaults
-from medgym_offline.diseases.base import Disease
+from medgym_offline.compute import callers_defaults
+from medgym_offline.diseases.base import FULL, Disease
 from medgym_offline.diseases.registry import DEFAULT, disease
-from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import PolicyError, unknown_name
 from medgym_offline.files import sha256_file
 from medgym_offline.patients import whole_number

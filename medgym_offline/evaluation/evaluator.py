@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from medgym_offline.compute import cores, one_thread, side_by_side
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease
@@ -22,15 +23,21 @@ from medgym_offline.evaluation.result import Evaluation, WorldResult
 from medgym_offline.evaluation.statistics import mean_intervals, seed_label, summarize
 from medgym_offline.evaluation.subgroups import patient_facts, subgroup_rows
 from medgym_offline.evaluation.support import SupportReference
-from medgym_offline.evaluation.takeover import asked_of, identifying, taking_over
-from medgym_offline.evaluation.worlds import Acts, PatientScores, process_config, score_world
+from medgym_offline.evaluation.worlds import (
+    Acts,
+    PatientScores,
+    asked_of,
+    identifying,
+    process_config,
+    score_world,
+    taking_over,
+)
 from medgym_offline.files import code_version
 from medgym_offline.people import IdentifyingPolicy
 from medgym_offline.policies.protocol import disease_of_policy
 from medgym_offline.progress import Progress
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.files import load_simulators
-from medgym_offline.threads import cores, one_thread, side_by_side
 
 __all__ = ["evaluate"]
 

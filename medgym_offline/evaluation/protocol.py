@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from medgym_offline.config import configuration, from_values, plain_values, read_json
+from medgym_offline.diseases.base import FULL
 from medgym_offline.diseases.registry import DEFAULT as DEFAULT_DISEASE
 from medgym_offline.diseases.registry import disease as find_disease
-from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import ProtocolError
 from medgym_offline.files import release_folder
 

@@ -20,7 +20,7 @@ from medgym_offline.files import atomic_path, json_text, sha256_file, write_text
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["COLUMNS", "FORMAT", "Evaluation", "WorldResult"]
+__all__ = ["COLUMNS", "Evaluation", "FORMAT", "WorldResult"]
 
 FORMAT = "medgym-evaluation/2"
 RESULT, TABLE = "result.json", "result.parquet"

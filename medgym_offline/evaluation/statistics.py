@@ -17,17 +17,9 @@ from numpy.typing import NDArray
 from medgym_offline.evaluation.protocol import Bootstrap
 
 __all__ = [
-    "Interval",
-    "Paired",
-    "Summary",
-    "iqm",
-    "mean_intervals",
-    "paired_difference",
-    "probability_of_improvement",
-    "seed_label",
-    "summarize",
-    "worst_decile",
-]
+    "Interval", "Paired", "Summary", "iqm", "mean_intervals", "paired_difference", "probability_of_improvement",
+    "seed_label", "summarize", "worst_decile",
+]  # fmt: skip
 
 Array = NDArray[np.floating]
 Interval = tuple[float, float]

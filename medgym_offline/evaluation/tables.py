@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from medgym_offline.diseases.base import Metric
 from medgym_offline.evaluation.comparison import Comparison, disagree, pairs_of
 from medgym_offline.evaluation.result import Evaluation, WorldResult
-from medgym_offline.reports.blocks import Cell, Estimate, Table
-from medgym_offline.reports.text import print_table
+from medgym_offline.reports.blocks import Cell, Estimate, Table, print_table
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,11 +1,9 @@
 """The leaderboard: entries of evaluations, re-executed, ranked patient by patient, shown as static pages."""
 
-from medgym_offline.leaderboard.board import add_entry, default_board, read_board, sealed
-from medgym_offline.leaderboard.building import submit
+from medgym_offline.leaderboard.board import add_entry, default_board, groups, rank, read_board, sealed
+from medgym_offline.leaderboard.building import read_submission, submit
 from medgym_offline.leaderboard.entry import Entry, entry_schema, gaps
-from medgym_offline.leaderboard.ranks import groups, rank
 from medgym_offline.leaderboard.site import build_page
-from medgym_offline.leaderboard.submission import read_submission
 from medgym_offline.leaderboard.verify import Reexecution, verify_submission
 
 __all__ = [

@@ -15,14 +15,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter
 
 from medgym_offline.config import configuration
+from medgym_offline.diseases.base import FULL
 from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.diseases.registry import list_diseases
-from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import SubmissionError
 from medgym_offline.evaluation.protocol import Protocol
 
 __all__ = [
-    "FORMAT", "HEADLINE", "PAIRED", "WORLDS", "BuiltIn", "Entry", "PolicyFile", "Verification", "World", "entry_id",
+    "BuiltIn", "Entry", "FORMAT", "HEADLINE", "PAIRED", "PolicyFile", "Verification", "WORLDS", "World", "entry_id",
     "entry_schema", "gaps", "learned_from", "side_of", "slug",
 ]  # fmt: skip
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgym_offline.config import check, configuration
-from medgym_offline.diseases.views import FULL
+from medgym_offline.diseases.base import FULL
 from medgym_offline.errors import MedGymError, SubmissionError
 from medgym_offline.files import sha256_file
+from medgym_offline.leaderboard.building import Submission
 from medgym_offline.leaderboard.entry import BuiltIn, PolicyFile
-from medgym_offline.leaderboard.submission import Submission
 from medgym_offline.patients import NEW_PEOPLE, RecordSettings
 
 if TYPE_CHECKING:

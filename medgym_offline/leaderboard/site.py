@@ -12,9 +12,8 @@ from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.errors import SubmissionError
 from medgym_offline.evaluation.metrics import metrics_of
 from medgym_offline.files import atomic_path, json_text
-from medgym_offline.leaderboard.board import FORMAT, Board
+from medgym_offline.leaderboard.board import FORMAT, LEVEL, RULE, Board, Group, Ranking, groups, rank
 from medgym_offline.leaderboard.entry import BuiltIn, Entry, World, slug
-from medgym_offline.leaderboard.ranks import LEVEL, RULE, Group, Ranking, groups, rank
 from medgym_offline.reports.blocks import Cell, Details, Estimate, Facts, Link, Page, Section, Shade, Table
 from medgym_offline.reports.page import write_page
 

@@ -5,6 +5,6 @@ from __future__ import annotations
 from medgym_offline.offline.algorithms import ALGORITHMS, algorithm_name
 from medgym_offline.offline.config import PROFILES, OfflineConfig
 from medgym_offline.offline.train import train, train_seeds
-from medgym_offline.policies.result import TrainResult
+from medgym_offline.policies.files import TrainResult
 
-__all__ = ["ALGORITHMS", "PROFILES", "OfflineConfig", "TrainResult", "algorithm_name", "train", "train_seeds"]
+__all__ = ["ALGORITHMS", "OfflineConfig", "PROFILES", "TrainResult", "algorithm_name", "train", "train_seeds"]

@@ -23,7 +23,7 @@ from medgym_offline.offline.gcql import GCQL
 from medgym_offline.offline.gcql_discrete import DiscreteGCQL
 from medgym_offline.offline.gru import RecurrentBC, RecurrentIQL
 from medgym_offline.offline.iql import IQL
-from medgym_offline.offline.objective import Objective
+from medgym_offline.offline.networks import Objective
 from medgym_offline.offline.rebrac import ReBRAC
 from medgym_offline.offline.td3bc import TD3BC
 

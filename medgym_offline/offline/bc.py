@@ -20,8 +20,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from medgym_offline.offline.data import Batch
-from medgym_offline.offline.networks import Actors, build_actor
-from medgym_offline.offline.objective import Objective, Step
+from medgym_offline.offline.networks import Actors, Objective, Step, build_actor
 
 __all__ = ["BC"]
 

@@ -27,9 +27,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from medgym_offline.offline.codebook import nearest
 from medgym_offline.offline.data import Batch
-from medgym_offline.offline.discrete import DiscreteNetworks, build_discrete
+from medgym_offline.offline.discrete import DiscreteNetworks, build_discrete, nearest
 from medgym_offline.offline.dqn_discrete import DiscreteDQN
 from medgym_offline.offline.networks import each_member
 from medgym_offline.policies.actor import gated

@@ -10,9 +10,9 @@ from pydantic import Field
 
 from medgym_offline.config import configuration, from_text, from_values, to_values
 from medgym_offline.errors import MedGymError
-from medgym_offline.windows import LONGEST
+from medgym_offline.sequences import LONGEST
 
-__all__ = ["PROFILES", "OfflineConfig"]
+__all__ = ["OfflineConfig", "PROFILES"]
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -61,7 +61,7 @@ class OfflineConfig:
         cost_limit: Their bound of an episode's cost, as a factor of the mean episode of the learner's data.
         multiplier_lr: Adam step size of the Lagrange multiplier.
         history: Observations that a learner sees, with the actions and intervals between them
-            (:mod:`medgym_offline.windows`). Sequence learners take 8 where this is 1.
+            (:mod:`medgym_offline.sequences`). Sequence learners take 8 where this is 1.
         target_return: Quantile of the patient's episode returns that a Decision Transformer asks for.
         explosion: A learner whose |Q| exceeds this many units of its scaled reward is stopped.
     """

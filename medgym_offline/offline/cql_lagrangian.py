@@ -32,8 +32,7 @@ from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.cql import CQL
 from medgym_offline.offline.data import Batch, StackedData
 from medgym_offline.offline.dqn import DQN
-from medgym_offline.offline.networks import Networks, build_networks
-from medgym_offline.offline.objective import Step
+from medgym_offline.offline.networks import Networks, Step, build_networks
 from medgym_offline.seeds import derive_seed
 from medgym_offline.stack import StackedMLP
 

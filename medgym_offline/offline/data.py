@@ -18,7 +18,7 @@ from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.states import state_scale, states_of
 from medgym_offline.seeds import generator
 
-__all__ = ["POPULATION", "SCOPES", "Batch", "BatchSampler", "StackedData", "discount_powers", "stack_transitions"]
+__all__ = ["Batch", "BatchSampler", "POPULATION", "SCOPES", "StackedData", "discount_powers", "stack_transitions"]
 
 SCOPES = ("ind", "clu", "pop", "context")
 POPULATION = "population"

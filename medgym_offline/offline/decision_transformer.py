@@ -29,9 +29,8 @@ from torch import Tensor
 from medgym_offline.offline.bc import BC
 from medgym_offline.offline.data import Batch
 from medgym_offline.offline.networks import Actors
-from medgym_offline.sequences import StackedTransformer
+from medgym_offline.sequences import StackedTransformer, split_windows
 from medgym_offline.stack import Steps
-from medgym_offline.windows import split_windows
 
 __all__ = ["DecisionTransformer"]
 

@@ -33,8 +33,7 @@ import torch
 from torch import Tensor
 
 from medgym_offline.offline.data import Batch
-from medgym_offline.offline.networks import Networks, build_networks
-from medgym_offline.offline.objective import Objective, Step
+from medgym_offline.offline.networks import Networks, Objective, Step, build_networks
 
 __all__ = ["DQN"]
 

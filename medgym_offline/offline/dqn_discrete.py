@@ -22,11 +22,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medgym_offline.offline.codebook import build_codebook, nearest
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import Batch, StackedData
-from medgym_offline.offline.discrete import DiscreteNetworks, build_discrete
-from medgym_offline.offline.objective import Objective, Step
+from medgym_offline.offline.discrete import DiscreteNetworks, build_codebook, build_discrete, nearest
+from medgym_offline.offline.networks import Objective, Step
 
 __all__ = ["DiscreteDQN"]
 

@@ -29,11 +29,11 @@ import torch
 from torch import Tensor
 
 from medgym_offline.errors import MedGymError
-from medgym_offline.offline.ball import Ball
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.cql_discrete import DiscreteCQL
 from medgym_offline.offline.data import Batch, StackedData
 from medgym_offline.offline.discrete import DiscreteNetworks, build_discrete
+from medgym_offline.offline.gcql import Ball
 
 __all__ = ["DiscreteGCQL"]
 

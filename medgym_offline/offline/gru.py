@@ -1,6 +1,6 @@
 """Recurrent forms of BC and IQL: every network of the learner reads the window through a gated recurrent unit.
 
-    e_t  = GRU(w_t),   w_t the window of the last `OfflineConfig.history` decisions (:mod:`medgym_offline.windows`)
+    e_t  = GRU(w_t),   w_t the window of the last `OfflineConfig.history` decisions (:mod:`medgym_offline.sequences`)
     pi   = tanh(f(e_t)),   Q = f(e_t, a),   V = f(e_t)
 
 Objectives are those of `bc.py` and `iql.py` with the window for the state. An episode has few decisions, so gradients

@@ -25,8 +25,7 @@ from torch import Tensor
 
 from medgym_offline.offline.awac import AWAC
 from medgym_offline.offline.data import Batch
-from medgym_offline.offline.networks import Networks
-from medgym_offline.offline.objective import Step
+from medgym_offline.offline.networks import Networks, Step
 from medgym_offline.seeds import derive_seed
 from medgym_offline.stack import StackedMLP
 

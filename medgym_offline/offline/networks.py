@@ -1,20 +1,86 @@
-"""The networks of P learners: critic, target critic, deterministic actor."""
+"""The networks of P learners: critic, target critic, deterministic actor.
+
+Stacked ReLU networks go over many rows one network after the other, forward and backward. A critic sees a dozen
+candidate actions per state, so a hidden layer of ten stacked learners has ten times 768 rows: two megabytes, more than
+a core's cache. One operation on the whole stack after the other then waits for memory. Here all layers of one learner
+are computed before the next learner's, in place where the derivative allows it.
+
+    forward     h_0 = x,  h_i = max(0, h_{i-1} W_i + b_i),  y = h_{L-1} W_L + b_L
+    backward    d_L = dy,  dW_i = h_{i-1}^T d_i,  db_i = sum of d_i over rows,  d_{i-1} = (d_i W_i^T) [h_{i-1} > 0]
+
+A learner's numbers come from its own products alone, so they do not depend, in any bit, on who is stacked beside it.
+
+:class:`Objective` is what a learner asks of an algorithm: networks, gradient steps, the rows and columns it needs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from medgym_offline.offline.config import OfflineConfig
-from medgym_offline.offline.fused import relu_network
+from medgym_offline.offline.data import Batch, StackedData
 from medgym_offline.seeds import derive_seed
 from medgym_offline.stack import StackedMLP
 
-__all__ = ["Actors", "Networks", "build_actor", "build_networks", "each_member", "follow", "member_seeds"]
+__all__ = [
+    "Actors", "Networks", "Objective", "Step", "build_actor", "build_networks", "each_member", "follow", "member_seeds",
+    "relu_network",
+]  # fmt: skip
+
+
+def relu_network(net: StackedMLP, rows: Tensor) -> Tensor:
+    """`net(rows)` for a stack with ReLU between layers: (P, N, in) -> (P, N, out), with gradients of its parameters.
+
+    No gradient flows to `rows`. Other devices than the CPU have no such cache; there it is `net(rows)`.
+    """
+    if rows.device.type != "cpu" or rows.requires_grad:
+        return net(rows)
+    return _ReLUNetwork.apply(rows, *[p for layer in net.layers for p in (layer.weight, layer.bias)])
+
+
+class _ReLUNetwork(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, *parameters: Tensor) -> Tensor:
+        weights, biases = parameters[::2], parameters[1::2]
+        layers = [rows.new_empty(*rows.shape[:2], weight.shape[2]) for weight in weights]
+        for p in range(len(rows)):
+            h = rows[p]
+            for weight, bias, out in zip(weights, biases, layers):
+                h = torch.addmm(bias[p], h, weight[p], out=out[p])
+                if out is not layers[-1]:
+                    h.relu_()
+        ctx.save_for_backward(*parameters, rows, *layers[:-1])
+        return layers[-1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        count = len(ctx.saved_tensors) // 3  # layers: as many weights, biases and inputs
+        parameters, inputs = ctx.saved_tensors[: 2 * count], ctx.saved_tensors[2 * count :]
+        found = [torch.empty_like(parameter) for parameter in parameters]
+        spare = [h.new_empty(h.shape[1:]) for h in inputs]
+        for p in range(len(gradient)):
+            d = gradient[p]
+            for i in reversed(range(count)):
+                torch.mm(inputs[i][p].T, d, out=found[2 * i][p])
+                torch.sum(d, 0, keepdim=True, out=found[2 * i + 1][p])
+                if i:
+                    h, weight, below = inputs[i][p], parameters[2 * i][p], spare[i]
+                    if d.shape[1] == 1:
+                        torch.mul(
+                            d, weight.T, out=below
+                        )  # an outer product; several times faster than as a matrix product
+                    else:
+                        torch.mm(d, weight.T, out=below)
+                    d = torch.ops.aten.threshold_backward.grad_input(below, h, 0, grad_input=below)
+        return None, *found
 
 
 def member_seeds(seeds: Sequence[int], members: int) -> list[int]:
@@ -123,3 +189,53 @@ def build_actor(seeds: Sequence[int], state_dim: int, action_dim: int, config: O
     # A small last layer: the first actions are moderate and the tanh is not saturated from the start.
     sizes = (state_dim, *[config.hidden] * config.depth, action_dim)
     return StackedMLP(len(seeds), sizes, "tanh", seeds=[2 * s + 1 for s in seeds], output_gain=0.1)
+
+
+Step = tuple[StackedMLP, float, Callable[[Any, Batch], tuple[Tensor, dict[str, Tensor]]]]
+"""What one gradient step changes, its step size, and its loss (P,) with numbers to watch (P,)."""
+
+
+class Objective(ABC):
+    """What P learners minimize, each on its own slice; every loss is (P,).
+
+    Args:
+        config: Settings.
+        data: The learners' slices, for objectives that need constants of the dataset.
+        seed: Root seed, for objectives that draw random numbers while they are set up.
+
+    Attributes:
+        name: As in `ALGORITHMS`.
+        normals, uniforms: Random candidate actions per batch row that `Batch` has to carry.
+        more: Whether it has to carry the columns of `StackedData.more`.
+        delay: The last of `steps`, and the targets, are taken once in so many updates.
+        history: Observations that it sees where the configuration says 1.
+        settings: Settings that are part of the algorithm, whatever the configuration says.
+    """
+
+    name: ClassVar[str]
+    normals = 0
+    uniforms = 0
+    more = False
+    delay = 1
+    history: ClassVar[int] = 1
+    settings: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
+        self.config = config
+        self._widths = data.state_dim, data.action_dim
+
+    def rows(self, data: StackedData) -> StackedData:
+        """The slices to learn from, given those it was made with."""
+        return data
+
+    @abstractmethod
+    def build(self, seeds: Sequence[int]) -> Any:
+        """Fresh networks, one per seed: `Actors`, `Networks` or `DiscreteNetworks`."""
+
+    @abstractmethod
+    def steps(self, networks: Any) -> list[Step]:
+        """The gradient steps of one update, in order: which stack, its step size, and its loss.
+
+        A loss takes (networks, batch) and returns (P,) and numbers to watch (P,); "q" among them is the largest |Q|,
+        by which a learner that diverges is stopped.
+        """

@@ -7,7 +7,7 @@ import torch
 
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError
-from medgym_offline.windows import begin_windows, extend_windows
+from medgym_offline.sequences import begin_windows, extend_windows
 
 __all__ = ["state_scale", "states_of"]
 

@@ -12,20 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from medgym_offline.compute import one_thread, own_defaults
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.defaults import own_defaults
-from medgym_offline.diseases.views import FULL
+from medgym_offline.diseases.base import FULL
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, code_version
 from medgym_offline.offline.algorithms import algorithm_name, settled
-from medgym_offline.offline.assembly import actor_parts, assembled, concatenated
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import POPULATION, StackedData, stack_transitions
-from medgym_offline.offline.learner import CHECK_EVERY, Learner
+from medgym_offline.offline.learner import CHECK_EVERY, Learner, actor_parts, assembled, concatenated
 from medgym_offline.patients import NEW_PEOPLE
-from medgym_offline.policies.result import TrainResult
+from medgym_offline.policies.files import TrainResult
 from medgym_offline.progress import Progress
-from medgym_offline.threads import one_thread
 
 if TYPE_CHECKING:
     from medgym_offline.people import Clusters, Contexts
@@ -151,7 +149,7 @@ def train_seeds(
 
     name = f"{algorithm} {scope}, {len(learners)} learner{'s' if len(learners) > 1 else ''}"
     with one_thread(device), Progress(name, len(shards) * config.updates, enabled=progress) as bar:
-        bar.skip(len(finished) * config.updates)
+        bar.advance(len(finished) * config.updates)
         for members in shards[len(finished) :]:
             # torch multiplies a stack of one with other kernels than a larger stack, which differ in the last bit: a
             # learner of several that is alone is trained twice, so that its result is the one it has among others.
@@ -163,7 +161,7 @@ def train_seeds(
             if current is not None:
                 actors = current["actors"]
                 learner.restore(current["learner"])
-                bar.skip(learner.done)
+                bar.advance(learner.done)
                 current = None
             while learner.done < config.updates:
                 learner.update()

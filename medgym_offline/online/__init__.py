@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from medgym_offline.online.behavior import train_behavior, train_behavior_files
-from medgym_offline.online.config import TrainConfig
-from medgym_offline.online.recipe import load_behavior
+from medgym_offline.online.config import TrainConfig, load_behavior
 from medgym_offline.online.train import train
-from medgym_offline.policies.result import TrainResult
+from medgym_offline.policies.files import TrainResult
 
 __all__ = ["TrainConfig", "TrainResult", "load_behavior", "train", "train_behavior", "train_behavior_files"]

@@ -14,7 +14,7 @@ all patients keeps two thirds of it:
     dr   one policy on every patient's own simulator
     ind  a copy of it per patient: spread reset, critic warmed up, then trained on the patient's simulator
 
-Early-stopped ones (`medgym_offline.online.recipe.EARLY`) are part of the way from random to expert.
+Early-stopped ones (`medgym_offline.online.config.EARLY`) are part of the way from random to expert.
 """
 
 from __future__ import annotations
@@ -30,16 +30,12 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict, Unpack
 
-from medgym_offline.diseases.views import FULL
+from medgym_offline.diseases.base import FULL
 from medgym_offline.engine import blocks, run
 from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.files import code_version, command_line
 from medgym_offline.online.actors import fingerprint, stacked_actor
-from medgym_offline.online.jobs import EngineOptions, early, joined_state, train_block
-from medgym_offline.online.learner import TrainState
-from medgym_offline.online.networks import GaussianActor
-from medgym_offline.online.people import LearnedFrom
-from medgym_offline.online.recipe import (
+from medgym_offline.online.config import (
     EARLY,
     PEOPLE,
     RELEASE,
@@ -49,14 +45,17 @@ from medgym_offline.online.recipe import (
     load_recipe,
     require_trained,
 )
-from medgym_offline.policies.result import TrainResult
+from medgym_offline.online.jobs import EngineOptions, LearnedFrom, early, joined_state, train_block
+from medgym_offline.online.learner import TrainState
+from medgym_offline.online.networks import GaussianActor
+from medgym_offline.policies.files import TrainResult
 
 if TYPE_CHECKING:
     from medgym_offline.people import Clusters, Contexts
     from medgym_offline.policies.actor import StackedActor
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["RELEASE", "BehaviorRun", "behavior_path", "load_behavior", "train_behavior", "train_behavior_files"]
+__all__ = ["BehaviorRun", "RELEASE", "behavior_path", "load_behavior", "train_behavior", "train_behavior_files"]
 
 Name = tuple[str, str]
 """(scope or early policy, timing)."""

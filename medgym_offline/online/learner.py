@@ -35,21 +35,9 @@ from medgym_offline.online.rollouts import Collected, advantages, centered, disc
 from medgym_offline.seeds import generator
 
 __all__ = [
-    "Group",
-    "PolicyBatch",
-    "Shapes",
-    "Step",
-    "TrainState",
-    "accept",
-    "center_rewards",
-    "critic_shape",
-    "first_scale",
-    "fit_critic",
-    "on_policy_update",
-    "penalized",
-    "start",
-    "update_multiplier",
-]
+    "Group", "PolicyBatch", "Shapes", "Step", "TrainState", "accept", "center_rewards", "critic_shape", "first_scale",
+    "fit_critic", "on_policy_update", "penalized", "start", "update_multiplier",
+]  # fmt: skip
 
 VALUES = 2
 """Outputs of an on-policy critic: value of the reward, value of the cost."""

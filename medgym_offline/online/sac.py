@@ -30,7 +30,7 @@ that one learning rate, and one alpha at the start, suit every patient. Rows and
 stream (seed, policy, update): no policy's results depend on its stack mates, and a resumed run goes on with the same
 draws.
 
-The buffer is :mod:`medgym_offline.online.replay`.
+The buffer is :mod:`medgym_offline.online.rollouts`.
 """
 
 from __future__ import annotations
@@ -46,21 +46,13 @@ from torch import Tensor
 from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.learner import Group, Shapes, TrainState, accept, center_rewards, first_scale
 from medgym_offline.online.networks import Adam, GaussianActor, TanhMLP
-from medgym_offline.online.replay import Rows, append, draw_rows, rows_of
-from medgym_offline.online.rollouts import Collected, discounts
+from medgym_offline.online.rollouts import Collected, Rows, append, discounts, draw_rows, rows_of
 from medgym_offline.seeds import generator
 
 __all__ = [
-    "SoftLearner",
-    "actor_gradient",
-    "critic_gradient",
-    "critic_shape",
-    "soft_step",
-    "soft_targets",
-    "start",
-    "twin_values",
-    "update",
-]
+    "SoftLearner", "actor_gradient", "critic_gradient", "critic_shape", "soft_step", "soft_targets", "start",
+    "twin_values", "update",
+]  # fmt: skip
 
 
 @dataclass

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medgym_offline.defaults import own_defaults
+from medgym_offline.compute import own_defaults
 from medgym_offline.diseases.base import CLOCKS
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.errors import MedGymError
@@ -35,7 +35,7 @@ from medgym_offline.online.learner import Group, Shapes, TrainState
 from medgym_offline.online.networks import Adam, GaussianActor, interval_bias
 from medgym_offline.online.rollouts import Collected, ContextualProcess, collect, episode_numbers, training_noise
 from medgym_offline.policies.actor import StackedActor
-from medgym_offline.policies.result import TrainResult
+from medgym_offline.policies.files import TrainResult
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import generator
 from medgym_offline.simulators.bank import SimulatorBank

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from medgym_offline.diseases.views import FULL
+from medgym_offline.diseases.base import FULL
 from medgym_offline.errors import unknown_name
 from medgym_offline.patients import NEW_PEOPLE, RecordSettings
 from medgym_offline.people.clusters import Clusters, assign, find_clusters
 from medgym_offline.people.context import ContextConfig, Contexts, learn_encoder
-from medgym_offline.people.identifying import IdentifyingPolicy
-from medgym_offline.people.records import record, true_world
+from medgym_offline.people.records import IdentifyingPolicy, record, true_world
 from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["Clusters", "ContextConfig", "Contexts", "IdentifyingPolicy", "people_of"]

@@ -15,23 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.compute import own_defaults
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.defaults import own_defaults
 from medgym_offline.errors import MedGymError
 from medgym_offline.people.records import Record, record, true_world
 from medgym_offline.policies.actor import StackedActor
 from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = [
-    "Clusters",
-    "assign",
-    "distances",
-    "find_clusters",
-    "forecasts",
-    "k_medoids",
-    "prediction_errors",
-    "silhouette",
-]
+    "Clusters", "assign", "distances", "find_clusters", "forecasts", "k_medoids", "prediction_errors", "silhouette",
+]  # fmt: skip
 
 DONORS = 12
 """People whose treatments all simulators are given (chosen: enough to hold small and large doses)."""

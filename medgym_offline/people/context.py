@@ -21,19 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medgym_offline.compute import one_thread, own_defaults
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.defaults import own_defaults
-from medgym_offline.diseases.base import CLOCKS
-from medgym_offline.diseases.views import FULL
+from medgym_offline.diseases.base import CLOCKS, FULL
 from medgym_offline.errors import MedGymError
 from medgym_offline.patients import PatientIndex
 from medgym_offline.people.records import Record, record
 from medgym_offline.policies.actor import StackedActor
 from medgym_offline.seeds import generator, torch_generator
+from medgym_offline.sequences import observation_width
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.stack import StackedMLP
-from medgym_offline.threads import one_thread
-from medgym_offline.windows import observation_width
 
 __all__ = ["ContextConfig", "Contexts", "Encoder", "learn_encoder"]
 

@@ -19,21 +19,7 @@ from medgym_offline.policies.loading import load_policy
 from medgym_offline.policies.protocol import Policy, reset_policy
 
 __all__ = [
-    "BUILTIN_POLICIES",
-    "ClinicianPolicy",
-    "ConstantPolicy",
-    "HistoryPolicy",
-    "ModulePolicy",
-    "Policy",
-    "PolicyCollection",
-    "RandomPolicy",
-    "RulePolicy",
-    "StackedActor",
-    "builtin_policy",
-    "export_onnx",
-    "export_program",
-    "export_torchscript",
-    "load_policy",
-    "reset_policy",
-    "save_policy",
-]
+    "BUILTIN_POLICIES", "ClinicianPolicy", "ConstantPolicy", "HistoryPolicy", "ModulePolicy", "Policy",
+    "PolicyCollection", "RandomPolicy", "RulePolicy", "StackedActor", "builtin_policy", "export_onnx", "export_program",
+    "export_torchscript", "load_policy", "reset_policy", "save_policy",
+]  # fmt: skip

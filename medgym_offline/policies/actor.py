@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medgym_offline.defaults import own_defaults
-from medgym_offline.diseases.base import CLOCKS
+from medgym_offline.compute import own_defaults
+from medgym_offline.diseases.base import CLOCKS, FULL
 from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.diseases.registry import disease as find_disease
-from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import PolicyError
 from medgym_offline.patients import NEW_PEOPLE, PatientIndex
 from medgym_offline.policies.protocol import timing_of_width, torch_or_numpy

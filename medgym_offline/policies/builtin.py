@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from medgym_offline.defaults import own_defaults
-from medgym_offline.diseases.base import CLOCKS
+from medgym_offline.compute import own_defaults
+from medgym_offline.diseases.base import CLOCKS, FULL
 from medgym_offline.diseases.registry import DEFAULT, disease
-from medgym_offline.diseases.views import FULL
 from medgym_offline.envs.timing import ProcessConfig, interval_to_action
 from medgym_offline.errors import PolicyError, unknown_name
 from medgym_offline.patients import PatientIndex

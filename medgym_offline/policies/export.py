@@ -1,7 +1,7 @@
 """Export of stacked actors to TorchScript, `torch.export` and ONNX, for use without this package.
 
 Either file is a function from observations (N, d) to actions (N, A); of a policy with a history, from windows (N, W) as
-:mod:`medgym_offline.windows` describes them. It holds our header (as an extra file, or as model metadata), from which
+:mod:`medgym_offline.sequences` describes them. It holds our header (as an extra file, or as model metadata), from which
 `load_policy` takes the disease, the number of decisions and the history: windows are built outside the file.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medgym_offline.defaults import own_defaults
+from medgym_offline.compute import own_defaults
 from medgym_offline.errors import MissingExtraError
 from medgym_offline.files import atomic_path
 from medgym_offline.policies.actor import StackedActor, gated

@@ -12,6 +12,8 @@ null), sizes, activation, provenance, gate where the policy has one, view where 
 :class:`HistoryPolicy` its history and the kind of its network (:mod:`medgym_offline.sequences`).
 
 A Python pickle can run any code when it is opened, so it is recognized by its bytes and refused unopened.
+
+:class:`TrainResult` is what a training leaves behind, offline or online.
 """
 
 from __future__ import annotations
@@ -22,43 +24,31 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 from urllib.parse import unquote
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from medgym_offline.compute import own_defaults
 from medgym_offline.config import configuration, from_values
-from medgym_offline.defaults import own_defaults
+from medgym_offline.diseases.base import FULL
 from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.diseases.registry import disease as find_disease
-from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import MedGymError, PolicyError
 from medgym_offline.files import atomic_path, code_version
 from medgym_offline.policies.actor import StackedActor
 from medgym_offline.policies.history import HistoryPolicy
-from medgym_offline.sequences import NETWORKS
+from medgym_offline.sequences import LONGEST, NETWORKS, window_width
 from medgym_offline.stack import Steps
-from medgym_offline.windows import LONGEST, window_width
 
 __all__ = [
-    "FORMAT",
-    "MAX_BYTES",
-    "REMEDY",
-    "actor_header",
-    "actor_of",
-    "header_of",
-    "load_checkpoint",
-    "load_safetensors",
-    "patient_file_stem",
-    "patient_of_stem",
-    "reading",
-    "save_policy",
-    "zip_names",
-]
+    "FORMAT", "MAX_BYTES", "REMEDY", "TrainResult", "actor_header", "actor_of", "header_of", "load_checkpoint",
+    "load_safetensors", "patient_file_stem", "patient_of_stem", "reading", "save_policy", "zip_names",
+]  # fmt: skip
 
 FORMAT = "medgym-policy/1"
 MAX_BYTES = 512 * 2**20
@@ -263,3 +253,27 @@ def _assemble(header: Header, tensors: Mapping[str, Tensor]) -> StackedActor | H
     rest = (tensors.get("log_std"), header.provenance, codebook, disease.name, header.gate, header.view)
     actor = StackedActor(net, header.patients, header.decisions, *rest)
     return actor if steps.history == 1 else HistoryPolicy(actor, steps.history)
+
+
+Log = TypeVar("Log")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainResult(Generic[Log]):
+    """A trained stack of policies.
+
+    Attributes:
+        policy: The policies after the last update (the protocol scores the last, never the best).
+        log: Offline: a line per 50 updates, means over learners: update, and what the objective reports (mse; or td,
+            q, gap). Online: name -> `(updates, S or P)`: return, cost, decisions, first and last interval, multiplier,
+            kl, gain, accepted (TRPO) or clipped (PPO), alpha and entropy (SAC), value_loss.
+        stopped: Learner or patient id -> why (offline) or at which update (online) it was stopped early.
+        checkpoints: Offline: update -> the policies then, the last included; empty unless asked for.
+        state: Online: what training would go on from; of `train_behavior`, without a replay buffer.
+    """
+
+    policy: StackedActor | HistoryPolicy
+    log: Log
+    stopped: dict[str, Any]
+    checkpoints: dict[int, StackedActor | HistoryPolicy] = field(default_factory=dict)
+    state: Any = None

@@ -1,11 +1,22 @@
-"""Policies from elsewhere: TorchScript and ONNX modules, and folders with one file per patient."""
+"""Policies from elsewhere: TorchScript and ONNX modules, and folders with one file per patient.
+
+Every call has a time limit: a file that loops forever is refused instead of hanging the evaluation.
+"""
 
 from __future__ import annotations
 
+import atexit
+import functools
+import os
 import re
+import sys
+import threading
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +24,77 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.diseases.base import FULL
 from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.diseases.registry import disease as find_disease
-from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import MissingExtraError, PolicyError, UnknownNameError, unknown_name
 from medgym_offline.policies.files import FORMAT, header_of, reading
 from medgym_offline.policies.history import HistoryPolicy
-from medgym_offline.policies.limits import TimeLimits
 from medgym_offline.policies.protocol import Policy, disease_of_policy, seen_width, timing_of_width, torch_or_numpy
+from medgym_offline.sequences import window_width
 from medgym_offline.stack import Steps
-from medgym_offline.windows import window_width
 
-__all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "policy_of", "read_onnx", "read_torchscript"]
+__all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "TimeLimits", "policy_of", "read_onnx", "read_torchscript"]
+
+
+@dataclass
+class TimeLimits:
+    """How long a module may take; counts what it took.
+
+    The module runs in a thread of its own. TorchScript and ONNX Runtime release Python's lock, so the limit holds even
+    for a loop that never ends; such a thread cannot be stopped, only left behind.
+
+    Attributes:
+        call_s: Of any one call, besides what its rows may take: the first one compiles.
+        row_s: Per observation.
+        file_s: Of all calls together.
+        used_s: Taken so far.
+    """
+
+    call_s: float = 30.0
+    row_s: float = 0.01
+    file_s: float = 3600.0
+    used_s: float = field(default=0.0, init=False)
+
+    def run(self, call: Callable[[], Tensor], rows: int, name: str) -> Tensor:
+        """The answer of `call()` on `rows` observations, or what it raises.
+
+        Raises:
+            PolicyError: If it takes longer than allowed, naming the file.
+        """
+        one = self.call_s + self.row_s * rows
+        allowed = min(one, self.file_s - self.used_s)
+        answer: Future[Tensor] = Future()
+
+        def work() -> None:
+            try:
+                answer.set_result(call())
+            except BaseException as error:  # raised again in the thread that asked
+                answer.set_exception(error)
+
+        began = time.perf_counter()
+        threading.Thread(target=work, name="policy", daemon=True).start()
+        wait([answer], max(0.0, allowed))
+        self.used_s += time.perf_counter() - began
+        if not answer.done():
+            _leave_behind()
+            each = f"{rows} observations took more than {one:.3g} s"
+            what = each if allowed == one else f"it took more than {self.file_s:.3g} s in all"
+            raise PolicyError(f"{name}: {what}, the limit for a policy; export a smaller network without loops")
+        return answer.result()
+
+
+@functools.cache  # once is enough
+def _leave_behind() -> None:
+    """End the process at its exit without waiting: the interpreter aborts noisily while such a thread runs."""
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+    atexit.register(leave)
+
 
 EXTRA_FILE = "medgym-policy.json"
 """Name of the header inside the TorchScript and ONNX files that this package exports."""

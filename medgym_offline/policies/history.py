@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.views import FULL
+from medgym_offline.diseases.base import FULL
 from medgym_offline.errors import PolicyError
 from medgym_offline.policies.protocol import Policy, disease_of_policy, reset_policy, torch_or_numpy
-from medgym_offline.windows import REMAINING, begin_windows, extend_windows, observation_width
+from medgym_offline.sequences import REMAINING, begin_windows, extend_windows, observation_width
 
 __all__ = ["HistoryPolicy"]
 
 
 class HistoryPolicy:
-    """Acts on windows of the past (:mod:`medgym_offline.windows`), one memory per patient and episode.
+    """Acts on windows of the past (:mod:`medgym_offline.sequences`), one memory per patient and episode.
 
     Call `reset` before episodes; the batch keeps its shape until then. An observation with more time left than the one
     before it begins an episode by itself, so loops over an environment that resets itself need no call.

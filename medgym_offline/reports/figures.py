@@ -7,17 +7,15 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgym_offline.errors import MissingExtraError
-from medgym_offline.files import atomic_path
 from medgym_offline.reports.blocks import Figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-__all__ = ["COLORS", "INK", "LINE", "MUTED", "SERIES", "can_draw", "draw_figure", "draw_to", "style"]
+__all__ = ["COLORS", "INK", "LINE", "MUTED", "SERIES", "can_draw", "draw_figure", "style"]
 
 COLORS = {
     "page": ("#fefefe", "#14171a"),
@@ -39,7 +37,6 @@ INK, MUTED, LINE = (COLORS[name][0] for name in ("ink", "muted", "line"))
 SERIES = tuple(light for name, (light, _) in COLORS.items() if name.startswith("series"))
 """Draw with these: on a page they become the variables, so that one SVG serves light and dark."""
 
-_STAMP = {"png": "Software", "svg": "Date"}  # what a file would say of its making
 SIZE = (5.0, 3.3)  # inches; 360 points wide, so that a phone shows the text at its nominal size
 
 
@@ -84,14 +81,6 @@ def style(salt: str = "") -> Iterator[None]:
         yield
 
 
-def _canvas(draw: Callable[[Canvas], None], size: tuple[float, float]) -> Canvas:
-    from matplotlib.figure import Figure as MplFigure
-
-    canvas = MplFigure(figsize=size, layout="constrained")
-    draw(canvas)
-    return canvas
-
-
 def draw_figure(
     title: str,
     draw: Callable[[Canvas], None],
@@ -108,10 +97,14 @@ def draw_figure(
     """
     if not can_draw():
         return Figure(title, "", description, caption)
+    from matplotlib.figure import Figure as MplFigure
+
     stream = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with style(title):
-        _canvas(draw, size).savefig(stream, format="svg", transparent=True, metadata=nothing)
+        canvas = MplFigure(figsize=size, layout="constrained")
+        draw(canvas)
+        canvas.savefig(stream, format="svg", transparent=True, metadata=nothing)
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     # Names of groups would meet those of the page's other figures, and addresses of name spaces are implied in HTML.
@@ -122,14 +115,3 @@ def draw_figure(
     for name, (light, _) in COLORS.items():
         text = text.replace(light, f"var(--{name})")
     return Figure(title, re.sub(r"\n\s*", "\n", text).strip(), description, caption)
-
-
-def draw_to(path: str | Path, draw: Callable[[Canvas], None], size: tuple[float, float] = SIZE, dpi: int = 110) -> None:
-    """Write `draw(figure)` to `path` (.png or .svg) on white, atomically; the same bytes each time.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    kind = Path(path).suffix[1:]
-    with style(), atomic_path(path) as temporary:
-        _canvas(draw, size).savefig(temporary, format=kind, dpi=dpi, metadata={_STAMP[kind]: None})

@@ -1,26 +1,63 @@
-"""A simulator bank: one patient simulator per patient, stacked, with everything needed to run and to trust it."""
+"""A simulator bank: one patient simulator per patient, stacked, with everything needed to run and to trust it.
+
+Who of a bank is learned from and who is new, its `train` and `test` people, is drawn once. A bank either was built with
+sides (its metadata have them), or they stand in `generation/splits.toml`, drawn by
+
+    python -m experiments.people.draw
+
+Beside the banks, not in them: a bank's file, and with it the identity of every dataset, is as it was before the draw.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from medgym_offline.defaults import own_defaults
+from medgym_offline.compute import own_defaults
+from medgym_offline.config import configuration, from_values
 from medgym_offline.errors import BankError, unknown_name
-from medgym_offline.files import atomic_path
+from medgym_offline.files import atomic_path, read_toml, release_folder
 from medgym_offline.patients import PatientIndex, Patients
-from medgym_offline.simulators.splits import SIDES, read_draws
+from medgym_offline.seeds import derive_seed
 from medgym_offline.simulators.world import Backend, Motion, World
 
-__all__ = ["FORMAT", "Backend", "SimulatorBank", "World"]
+__all__ = ["Backend", "Draw", "FILE", "FORMAT", "SIDES", "SimulatorBank", "World", "drawn", "read_draws"]
+
+SIDES = ("train", "test")
+FILE = "splits.toml"
+
+
+@configuration("split", BankError)
+class Draw:
+    """Sides of the people of `banks`, which have the same patients: `count` of them are new, by `seed`."""
+
+    banks: Annotated[tuple[str, ...], Field(min_length=1)]
+    count: Annotated[int, Field(ge=1)]
+    seed: int
+    train: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+
+
+def drawn(patients: Sequence[str], count: int, seed: int) -> dict[str, tuple[str, ...]]:
+    """Sides of people, in their order: test are the `count` whose own number is least, so nobody moves with others."""
+    least = set(sorted(patients, key=lambda p: derive_seed(seed, "split of people", p))[:count])
+    return {"train": tuple(p for p in patients if p not in least), "test": tuple(p for p in patients if p in least)}
+
+
+def read_draws() -> dict[str, Draw]:
+    """The draws of the release by name; a `BankError` names an entry that is wrong."""
+    path = release_folder("generation") / FILE
+    return {name: from_values(Draw, values, f"{path}: {name}") for name, values in read_toml(path, BankError).items()}
+
 
 FORMAT = "medgym-bank/2"
 

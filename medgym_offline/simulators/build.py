@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from medgym_offline.compute import own_defaults
 from medgym_offline.config import check, configuration, from_values
-from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease, disease_of_id
 from medgym_offline.errors import BankError
@@ -30,7 +30,7 @@ from medgym_offline.simulators.data import FitData, block_steps, clinician_sched
 from medgym_offline.simulators.distill import DistillConfig, distill
 from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig
-from medgym_offline.simulators.noise import estimate_noise
+from medgym_offline.simulators.forecast import estimate_noise
 
 if TYPE_CHECKING:
     from medgym_offline.cohorts import Cohort

@@ -85,9 +85,8 @@ def cohort_scales(grid: GridCohort, disease: Disease) -> Scales:
     center, scale = [], []
     for j, variable in enumerate(disease.variables):
         seen = transformed[..., j][grid.mask[..., j]]
-        known = (
-            seen.size > 1 and seen.std() >= 1e-6
-        )  # else it was never observed, or never varies: the default carries it
+        # What was never observed, or never varies, is carried by the default.
+        known = seen.size > 1 and seen.std() >= 1e-6
         center.append(round(float(seen.mean()), 4) if known else variable.center)
         scale.append(round(float(seen.std()), 4) if known else variable.scale)
     inside = np.arange(grid.treatment.shape[1])[None] < grid.length[:, None]

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from medgym_offline.compute import own_defaults
 from medgym_offline.config import configuration
-from medgym_offline.defaults import own_defaults
 from medgym_offline.errors import BankError
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import torch_generator

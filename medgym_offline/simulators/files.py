@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medgym_offline.defaults import own_defaults
+from medgym_offline.compute import own_defaults
 from medgym_offline.diseases.registry import disease, list_diseases
 from medgym_offline.diseases.scales import Scales
 from medgym_offline.errors import BankError, unknown_name

@@ -27,6 +27,7 @@ from pydantic import Field
 from torch import Tensor
 
 from medgym_offline.config import configuration
+from medgym_offline.diseases.base import Dynamics
 from medgym_offline.errors import BankError
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import generator
@@ -70,7 +71,7 @@ class FitConfig:
 class FittedField:
     """Fitted parameters and the training loss at the end of the fit."""
 
-    params: Any
+    params: Dynamics
     loss: float
     raw: dict[str, Tensor]
 
@@ -271,7 +272,8 @@ def fit_alone(
     Every patient starts from the same untrained network and mid-range rates. Arguments, `stop`, `watch` and `every`
     among them, are as for :func:`fit_individuals`.
     """
-    raw = data.disease.load_model().initial_raw(config.seed)
-    nobody = FittedField(None, math.nan, raw)
+    model = data.disease.load_model()
+    raw, fixed = model.initial_raw(config.seed), {n: torch.from_numpy(a) for n, a in given.items()}
+    nobody = FittedField(model.parameters(raw, physics, fixed), math.nan, raw)
     alone = replace(config, individual_steps=config.individual_steps + config.population_steps, pooling=0.0)
     return fit_individuals(data, nobody, given, physics, alone, show, **how)

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from medgym_offline.config import configuration
-from medgym_offline.diseases.stacked import StackedTensors
 from medgym_offline.errors import BankError
+from medgym_offline.stack import StackedTensors
 
 __all__ = ["BoundedField", "SolutionMap", "SolutionMapConfig"]
 
@@ -62,7 +62,7 @@ class BoundedField:
 
         Every row takes its own number of equal steps between its own times, so a row's result does not depend on the
         rows it shares a batch with. Rows whose last time has passed take no more part: with rows sorted by it (as
-        :func:`medgym_offline.envs.paths.rectangles` does) the work is the sum of their lengths.
+        :func:`medgym_offline.envs.reward.rectangles` does) the work is the sum of their lengths.
 
         Args:
             x: (P, B, D) states at time 0.
@@ -108,11 +108,8 @@ class BoundedField:
         ends, slopes = [x], []
         for i in range(count):
             begin = _first_running(steps > i)
-            y, held, length = (
-                x[:, begin:],
-                u[:, begin:],
-                torch.where(steps > i, h, torch.zeros_like(h))[:, begin:, None],
-            )
+            y, held = x[:, begin:], u[:, begin:]
+            length = torch.where(steps > i, h, torch.zeros_like(h))[:, begin:, None]
             first = self.rate(y, held)
             y = self.heun_step(y, held, length, first)
             x = torch.cat([x[:, :begin], y], 1) if begin else y

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from medgym_offline.defaults import own_defaults
-from medgym_offline.diseases.base import Disease
+from medgym_offline.compute import own_defaults
+from medgym_offline.diseases.base import Disease, Dynamics
 from medgym_offline.diseases.scales import Scales
-from medgym_offline.diseases.stacked import NoChoices, StackedTensors
 from medgym_offline.errors import BankError
 from medgym_offline.simulators.flow import BoundedField, SolutionMap
+from medgym_offline.stack import NoChoices, StackedTensors
 
 __all__ = ["Backend", "Motion", "World"]
 
@@ -25,13 +25,13 @@ class World(StackedTensors):
     """One version of every patient's dynamics: what policies train in, a second fit, the truth, the population's.
 
     Attributes:
-        params: The dynamics, :class:`~medgym_offline.diseases.base.Dynamics`, leading axis P.
+        params: The dynamics, leading axis P.
         noise: (P, D) residual SD per square root of the unit of time, normalized.
         initial: (P, D) normalized first state.
         code: (P, C) codes of the solution map, or None where only the solver exists.
     """
 
-    params: Any
+    params: Dynamics
     noise: Tensor
     initial: Tensor
     code: Tensor | None = None
@@ -138,7 +138,7 @@ class Motion:
     @own_defaults()
     def field(self, x: Tensor, u: Tensor) -> Tensor:
         """The vector field, (P, B, D), (P, B, treatments) -> (P, B, D) per unit of time; worlds on a grid have none."""
-        dynamics = self.current().params
+        dynamics: Any = self.current().params
         if not hasattr(dynamics, "rate"):
             raise BankError(f"bank {self.name!r}: world {self.current_world!r} steps on its own grid and has no field")
         return dynamics.rate(self.disease, self.scales, self.physics, x, u)
@@ -146,7 +146,8 @@ class Motion:
     @property
     def relaxation(self) -> Tensor:
         """(P, D) rough linear rate at which each component returns, per hour (for the solution map's inputs)."""
-        return self.current().params.relaxation()
+        dynamics: Any = self.current().params
+        return dynamics.relaxation()
 
     @own_defaults()
     def trajectory(
@@ -187,10 +188,11 @@ class Motion:
         return field.solve_between(x, u, interval, times, step)
 
     def _path(self, x: Tensor, u: Tensor, times: Tensor, start: Tensor | None, exogenous: Tensor | None) -> Tensor:
+        dynamics: Any = self.current().params
         ticks = torch.floor(times / (self.disease.process.tick or 1.0) + 1e-4).long().clamp(min=0)
         start = torch.zeros_like(x[..., 0]) if start is None else start
         count = int(ticks.max()) if ticks.numel() else 0
-        steps = self.current().params.path(self.disease, self.scales, self.physics, x, u, start, count, exogenous)
+        steps = dynamics.path(self.disease, self.scales, self.physics, x, u, start, count, exogenous)
         whole = torch.cat([x.unsqueeze(2), steps], 2)
         return torch.gather(whole, 2, ticks[..., None].expand(*ticks.shape, x.shape[-1]))
 

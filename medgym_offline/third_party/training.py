@@ -1,7 +1,11 @@
 """Training of d3rlpy's algorithms on the rows of all patients, and the files it leaves.
 
-d3rlpy draws its batches, computes its losses and takes its steps; ours are the rows (`episodes.py`), the scaling, the
+d3rlpy draws its batches, computes its losses and takes its steps; ours are the rows, the scaling, the
 codebook of a discrete algorithm, and the policy file.
+
+Its replay buffer holds what its `MDPDataset` has no place for. `medgym_offline.datasets.to_d3rlpy` is the plain form
+and says how rows line up. Here rewards are scaled, decisions take different times, and actions may be numbers of
+codewords.
 """
 
 from __future__ import annotations
@@ -14,32 +18,89 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import d3rlpy
 import numpy as np
 import torch
+from d3rlpy.constants import ActionSpace
+from d3rlpy.dataset import BasicTransitionPicker, Episode, InfiniteBuffer, ReplayBuffer, Transition
 from torch import Tensor, nn
 
+from medgym_offline.compute import one_thread, own_defaults
+from medgym_offline.datasets.adapters import require_whole_episodes
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.defaults import own_defaults
+from medgym_offline.diseases.base import FULL
 from medgym_offline.diseases.registry import disease
-from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, code_version
-from medgym_offline.offline.codebook import build_codebook, nearest
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import StackedData, discount_powers, stack_transitions
+from medgym_offline.offline.discrete import build_codebook, nearest
 from medgym_offline.offline.learner import CHECK_EVERY
 from medgym_offline.offline.train import asked, checkpoint_updates
 from medgym_offline.policies.foreign import EXTRA_FILE
 from medgym_offline.progress import Progress
 from medgym_offline.third_party import BASELINES, default_settings
-from medgym_offline.third_party.episodes import replay_buffer
-from medgym_offline.threads import one_thread
 
-__all__ = ["Baseline", "make_algorithm", "seeded", "train_baseline"]
+__all__ = ["Baseline", "make_algorithm", "replay_buffer", "seeded", "train_baseline"]
+
+
+@dataclass(frozen=True)
+class TimedEpisode(Episode):  # type: ignore[misc,unused-ignore]
+    """An episode whose decisions take different times.
+
+    Attributes:
+        intervals: (T,) by which power of gamma the value after a decision is discounted.
+    """
+
+    intervals: np.ndarray
+
+
+class TimedPicker(BasicTransitionPicker):  # type: ignore[misc,unused-ignore]
+    """d3rlpy's picker, with the decision's own interval; its algorithms discount by gamma**interval."""
+
+    def __call__(self, episode: TimedEpisode, index: int) -> Transition:
+        return replace(super().__call__(episode, index), interval=float(episode.intervals[index]))
+
+
+def replay_buffer(
+    transitions: Transitions,
+    rewards: np.ndarray,
+    intervals: np.ndarray,
+    codes: np.ndarray | None = None,
+    count: int = 0,
+) -> ReplayBuffer:
+    """The rows of a dataset as a replay buffer.
+
+    Args:
+        transitions: The dataset; observations and continuous actions are taken from it as they are.
+        rewards: (N,) scaled.
+        intervals: (N,) see `TimedEpisode`.
+        codes: (N,) numbers of codewords, for discrete actions; None takes the actions.
+        count: How many codewords there are (d3rlpy would guess it from those that occur).
+
+    Raises:
+        DatasetError: Rows that do not follow one another to the end of their episode.
+    """
+    require_whole_episodes(transitions)
+    starts = transitions.episode_starts()
+    ends = np.r_[starts[1:], len(transitions)]
+    actions = transitions.actions if codes is None else codes.astype(np.int64)[:, None]
+    rewards = rewards.astype(np.float32)[:, None]
+    episodes = [
+        TimedEpisode(transitions.observations[a:b], actions[a:b], rewards[a:b], True, intervals[a:b])
+        for a, b in zip(starts, ends)
+    ]
+    return ReplayBuffer(
+        InfiniteBuffer(),
+        transition_picker=TimedPicker(),
+        episodes=episodes,
+        action_space=ActionSpace.CONTINUOUS if codes is None else ActionSpace.DISCRETE,
+        action_size=transitions.action_dim if codes is None else count,
+    )
 
 
 class Exported(nn.Module):

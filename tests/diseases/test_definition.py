@@ -14,9 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import medgym_offline
 import medgym_offline as mgo
-from medgym_offline.diseases import disease, registry
+from medgym_offline.diseases import registry
 from medgym_offline.diseases.base import CLOCKS, Component, Feature, SignCheck, Treatment
 from medgym_offline.envs.timing import ProcessConfig, decision_interval, on_tick
 from medgym_offline.errors import BankError, DiseaseError, MedGymError, UnknownNameError
@@ -70,15 +69,16 @@ def test_a_contradiction_is_refused_and_named(changes, message):
 
 
 def test_a_disease_of_another_package_is_found(monkeypatch):
-    point = EntryPoint("asthma", "tests.diseases.test_definition:ASTHMA", registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == registry.GROUP else [])
-    registry.disease.cache_clear()
+    def installed(name):
+        point = EntryPoint("asthma", f"tests.diseases.test_definition:{name}", registry.GROUP)
+        monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == registry.GROUP else [])
+        registry.disease.cache_clear()
+
+    installed("ASTHMA")
     assert "asthma" in mgo.list_diseases()
     assert mgo.disease("asthma") is ASTHMA
     assert ProcessConfig(disease="asthma").horizon == 24.0
-    point = EntryPoint("asthma", "tests.diseases.test_definition:TOY", registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
-    registry.disease.cache_clear()
+    installed("TOY")
     refused(DiseaseError, "is not a Disease of that name", lambda: mgo.disease("asthma"))
     registry.disease.cache_clear()
 
@@ -122,7 +122,7 @@ def test_intervals_are_whole_ticks_that_sum_to_the_horizon(name, data):
     assert float(time) == np.float32(config.horizon)
 
 
-PACKAGE = Path(medgym_offline.__file__).parent
+PACKAGE = Path(mgo.__file__).parent
 FOLDER = PACKAGE / "diseases" / "sepsis"
 
 ALLOWED = {
@@ -140,15 +140,6 @@ ALLOWED = {
 _ORDINARY = {"shock"}
 
 
-def _forbidden():
-    sepsis = disease("sepsis")
-    names = {*sepsis.state_names, *sepsis.treatment_names, sepsis.severity.name, "sepsis"}
-    names |= {metric.name for metric in sepsis.metrics}
-    definition = sepsis.cohort()
-    names |= {*definition.concepts, *definition.readable}
-    return {name.lower() for name in names} - _ORDINARY
-
-
 def _words(path):
     """Identifiers and strings of a module but its docstrings, as (line, word)."""
     text, documented = path.read_text(encoding="utf-8"), set()
@@ -164,9 +155,13 @@ def _words(path):
 
 
 def test_the_generic_code_names_no_component_treatment_or_score_of_sepsis():
-    forbidden, faults = _forbidden(), []
+    sepsis, faults = mgo.disease("sepsis"), []
+    definition = sepsis.cohort()
+    names = {*sepsis.state_names, *sepsis.treatment_names, sepsis.severity.name, "sepsis"}
+    names |= {*(metric.name for metric in sepsis.metrics), *definition.concepts, *definition.readable}
+    forbidden = {name.lower() for name in names} - _ORDINARY
     for path in sorted(PACKAGE.rglob("*.py")):
-        if FOLDER in path.parents or any(p.parent.name == "diseases" for p in [path.parent] if p.name != "diseases"):
+        if FOLDER in path.parents or path.parent.parent.name == "diseases":
             continue
         name = str(path.relative_to(PACKAGE))
         for line, word in sorted(_words(path)):

@@ -1,8 +1,7 @@
-"""One contract over every disease, world and timing; one disease goes the whole way from records to an entry."""
+"""One contract over every disease, world and timing; one disease goes the whole way from records to scores."""
 
 import json
 import math
-import shutil
 import warnings
 
 import gymnasium
@@ -11,10 +10,8 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import SyncVectorEnv
-from typer.testing import CliRunner
 
 import medgym_offline as mgo
-from medgym_offline.cli import app
 from medgym_offline.datasets import Recipe, generate, load_dataset, verify
 from medgym_offline.envs import TreatmentEnv, TreatmentVectorEnv
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
@@ -30,11 +27,10 @@ TIMINGS = ("adaptive", "fixed")
 
 @pytest.fixture(params=DISEASES)
 def bank(request):
-    """Four patients of a disease."""
-    made = {"sepsis": "solver_bank", "toy": "toy_bank"}.get(request.param)
-    if made is not None:
-        return request.getfixturevalue(made)
-    return mgo.load_simulators(f"{request.param}-v0").select(range(4))
+    """Some patients of a disease."""
+    if request.param in ("sepsis", "toy"):
+        return request.getfixturevalue({"sepsis": "solver_bank", "toy": "toy_bank"}[request.param])
+    return mgo.load_simulators(f"{request.param}-v0").select(range(9))
 
 
 @pytest.mark.parametrize("timing", TIMINGS)
@@ -88,9 +84,12 @@ def test_many_environments_are_as_many_single_ones(bank):
 def played(bank, seeds, timing="adaptive"):
     """Episodes of a deterministic policy, a function of each observation alone."""
     config = ProcessConfig(timing=timing, disease=bank.disease.name, path_costs=True)
-    mix = torch.sin(torch.arange(config.observation_dim * config.action_dim) * 7.0)
-    mix, noise = mix.view(config.observation_dim, config.action_dim), draw_noise(seeds, bank, config)
-    return rollout(DecisionProcess(bank, config), lambda seen: torch.sin(3 * seen @ mix), noise, 0.05)
+    mix = torch.sin(torch.arange(config.observation_dim * config.action_dim) * 7.0).view(-1, config.action_dim)
+
+    def act(seen):  # without `@`, whose last bits depend on the batch
+        return torch.sin(3 * sum(seen[..., i, None] * row for i, row in enumerate(mix)))
+
+    return rollout(DecisionProcess(bank, config), act, draw_noise(seeds, bank, config), 0.05)
 
 
 def test_a_bank_comes_back_from_its_file(bank, tmp_path):
@@ -106,21 +105,25 @@ def test_a_bank_comes_back_from_its_file(bank, tmp_path):
 
 @pytest.mark.parametrize("timing", TIMINGS)
 def test_a_patient_and_an_episode_do_not_depend_on_their_mates(bank, timing):
+    """States to the bit; sepsis multiplies matrices, whose last bits depend on the batch, and so do sums of costs."""
     seeds = episode_seeds(0, "test", bank.patients, 5)
     for world in bank.worlds:
         there = bank.world(world)
-        together, alone = played(there, seeds, timing), played(there.select([2]), seeds[2:3, 4:5], timing)
+        together = played(there, seeds, timing)
         assert (together.time[..., -1] == np.float32(bank.disease.process.horizon)).all()
         assert (together.valid.sum(-1) <= bank.disease.process.decisions).all()
-        for name in ("states", "dt", "rewards", "costs", "costs_path", "severity"):
-            mine, other = getattr(alone, name)[0, 0], getattr(together, name)[2, 4]
-            torch.testing.assert_close(mine, other, atol=2e-3, rtol=2e-3, msg=lambda text, name=name: f"{name}: {text}")
+        for p, b in ((2, 4), (len(bank) - 1, 0)):
+            alone = played(there.select([p]), seeds[p : p + 1, b : b + 1], timing)
+            for name in ("states", "dt", "rewards", "costs", "costs_path", "severity"):
+                mine, other = getattr(alone, name)[0, 0], getattr(together, name)[p, b]
+                exact = bank.disease.name != "sepsis" and name in ("states", "dt")
+                close = 0.0 if exact else 2e-3
+                np.testing.assert_allclose(mine, other, atol=close, rtol=close, err_msg=name)
 
 
 def test_records_say_who_needs_more_insulin(toy_bank):
-    own, true = (toy_bank.current(world).params.tensors() for world in ("own", "true"))
-    order = np.corrcoef(own["sensitivity"].log().flatten(), true["sensitivity"].log().flatten())[0, 1]
-    assert order > 0.8
+    own, true = (toy_bank.current(w).params.tensors()["sensitivity"].log().flatten() for w in ("own", "true"))
+    assert np.corrcoef(own, true)[0, 1] > 0.8
     assert toy_bank.worlds == ("own", "crossfit", "true")
 
 
@@ -135,30 +138,21 @@ def test_the_truth_is_the_minimal_model(toy_bank):
     torch.testing.assert_close(end, basal + (start - basal) * torch.exp(-5.0 * p["p1"][:, 0]), rtol=2e-3, atol=0.2)
 
 
-def test_from_records_to_an_entry(toy_bank, tmp_path, monkeypatch):
+def test_from_records_to_scores(toy_bank, tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     bank_file, behavior_file = tmp_path / "toy-quick.safetensors", tmp_path / "behavior.safetensors"
     toy_bank.save(bank_file)
     process = ProcessConfig(disease="toy")
     found = train_online(toy_bank, process, TrainConfig(updates=2, episodes=8, hidden=16), progress=False)
     save_policy(found.policy, behavior_file)
-    recipe = Recipe(
-        id="medgym/toy-chain-v0",
-        description="A chain.",
-        bank=str(bank_file),
-        behavior=str(behavior_file),
-        decisions=6,
-        episodes=6,
-        perturbation=0.3,
-        world="true",
-    )
+    files = {"bank": str(bank_file), "behavior": str(behavior_file), "world": "true"}
+    recipe = Recipe("medgym/toy-chain-v0", "A chain.", **files, decisions=6, episodes=6, perturbation=0.3)
     made = generate(recipe, progress=False)
     assert verify(made.id, progress=False).ok
     rows = load_dataset(made.id, progress=False)
     assert (rows.disease, rows.observation_dim, rows.action_dim) == ("toy", 3, 2)
     stored = json.loads((made.path / "data" / "metadata.json").read_text(encoding="utf-8"))
     assert stored["medgym"]["disease"] == "toy"
-    results = []
     for algorithm in ("bc", "cql"):
         policy = train(algorithm, rows, "ind", 0, OfflineConfig(updates=20, hidden=16, batch=16), progress=False).policy
         path = save_policy(policy, tmp_path / f"{algorithm}.pt")
@@ -166,12 +160,3 @@ def test_from_records_to_an_entry(toy_bank, tmp_path, monkeypatch):
         result = mgo.evaluate(path, bank=toy_bank, episodes=3, dataset=rows)
         assert set(result.worlds) == {"own", "crossfit", "true"}
         assert {"severity_mean", "safe_path", "support_distance"} <= set(result.metrics)
-        results.append(tmp_path / algorithm)
-        result.write(results[-1])
-        shutil.copy(path, results[-1])
-    done = CliRunner().invoke(
-        app, ["submit", str(results[0]), "--name", "BC on the toy", "--output", str(tmp_path / "e")]
-    )
-    assert done.exit_code == 0, done.output
-    entry = next((tmp_path / "e").rglob("entry.json"))
-    assert json.loads(entry.read_text(encoding="utf-8"))["disease"] == "toy"

@@ -21,52 +21,45 @@ def _policy(observations):
 
 def _run(bank, **arguments):
     process = DecisionProcess(bank, ProcessConfig(**arguments))
-    noise, width = (
-        draw_noise(episode_seeds(0, "test", bank.patients, 5), bank, process.config),
-        process.config.action_dim,
-    )
-    return process, rollout(process, lambda seen: _policy(seen)[..., :width], noise, 0.05)
+    noise = draw_noise(episode_seeds(0, "test", bank.patients, 5), bank, process.config)
+    return process, rollout(process, lambda seen: _policy(seen)[..., : process.config.action_dim], noise, 0.05)
 
 
-@pytest.mark.parametrize("timing", ["adaptive", "fixed"])
-def test_bookkeeping(solver_bank, timing):
-    process, run = _run(solver_bank, timing=timing, decisions=12)
+@pytest.mark.parametrize(("timing", "reward"), [("adaptive", "integral"), ("adaptive", "paper"), ("fixed", "integral")])
+def test_bookkeeping(solver_bank, timing, reward):
+    process, run = _run(solver_bank, timing=timing, reward=reward, decisions=12)
     shapes = [run.observations.shape[2:], run.actions.shape[2:], run.states.shape[2:], run.treatments.shape[2:]]
     assert shapes == [(13, 9), (12, process.config.action_dim), (13, 8), (12, 3)]
-    assert bool((run.dt.sum(-1) == 96).all())
-    torch.testing.assert_close(run.time, run.dt.cumsum(-1), atol=0, rtol=0)
+    assert torch.equal(run.time, run.dt.cumsum(-1))
+    assert bool((run.time[..., -1] == 96).all())
     assert bool(run.valid[..., 0].all())
-    assert bool((run.valid == (run.dt > 0)).all())
-    assert bool((run.valid[..., 1:] == ~run.terminated[..., :-1]).all())
-    assert bool((run.terminated == (run.time == 96)).all())
-    assert bool(run.terminated[..., -1].all())
+    assert torch.equal(run.valid, run.dt > 0)
+    assert torch.equal(run.valid[..., 1:], ~run.terminated[..., :-1])
+    assert torch.equal(run.terminated, run.time == 96)
     # Observations are the process's own view of the states, one row ahead of the decision.
     torch.testing.assert_close(run.observations[..., :7], run.states[..., :7])
     torch.testing.assert_close(run.observations[:, :, 1:, 7], (96 - run.time) / 96)
     assert float(run.actions.abs().max()) <= 1.0
-    # Rows after the end repeat the end.
+    # Rows after the end repeat the end, whatever noise is left.
     over = ~run.valid
-    for name in ("rewards", "costs", "dt"):
+    for name in ("rewards", "costs", "dt", "displacement"):
         assert bool((getattr(run, name)[over] == 0).all())
-    for name in ("severity", "monitored", "treatments"):
-        value = getattr(run, name)
-        assert bool((value[:, :, 1:][over[:, :, 1:]] == value[:, :, :-1][over[:, :, 1:]]).all())
+    for name in ("severity", "monitored", "treatments", "states", "observations"):
+        rows = getattr(run, name)[:, :, -12:]
+        assert torch.equal(rows[:, :, 1:][over[..., 1:]], rows[:, :, :-1][over[..., 1:]]), name
     assert bool(over.any()) is (timing == "adaptive")
 
 
 def test_noise_belongs_to_the_episode(solver_bank):
-    whole, short = ProcessConfig(), ProcessConfig(timing="fixed", decisions=5)
+    """A smaller budget and fixed timing see the same numbers."""
     seeds = episode_seeds(7, "purpose", ["a", "b", "c"], 4)
     assert len(set(seeds.ravel().tolist())) == 12
     assert (episode_seeds(7, "purpose", ["c", "a"], 2)[1] == seeds[0, :2]).all()
-    together = draw_noise(seeds, solver_bank, whole)
-    alone = draw_noise(seeds[1:2, 3:4], solver_bank, ProcessConfig())
-    assert bool((together.process[1, 3] == alone.process[0, 0]).all())
-    assert bool((together.initial[1, 3] == alone.initial[0, 0]).all())
-    shorter = draw_noise(seeds, solver_bank, short)  # a smaller budget and fixed timing see the same numbers
-    assert bool((shorter.process == together.process[:, :, :5]).all())
-    assert bool((shorter.action == together.action[:, :, :5, :3]).all())
-    drawn = torch.cat([together.initial.flatten(), together.process.flatten(), together.action.flatten()])
+    configs = ProcessConfig(), ProcessConfig(timing="fixed", decisions=5)
+    whole, short = (draw_noise(seeds, solver_bank, config) for config in configs)
+    assert torch.equal(short.process, whole.process[:, :, :5])
+    assert torch.equal(short.action, whole.action[:, :, :5, :3])
+    drawn = torch.cat([whole.initial.flatten(), whole.process.flatten(), whole.action.flatten()])
     assert abs(float(drawn.mean())) < 0.05
     assert abs(float(drawn.std()) - 1.0) < 0.05
 
@@ -85,14 +78,13 @@ def test_dense_path_is_the_state_at_the_hour(solver_bank):
     process, run = _run(solver_bank)
     hours = torch.arange(0.0, 96.1, 0.25)
     states, treatments = dense(process, run, hours)
-    assert bool((states[:, :, 0] == run.states[:, :, 0]).all())
-    assert bool((states[:, :, -1] == run.states[:, :, -1]).all())
+    assert torch.equal(states[:, :, [0, -1]], run.states[:, :, [0, -1]])
     for p, b in ((0, 0), (1, 3), (3, 4)):
         for t in (1, 10, len(hours) // 2, len(hours) - 2):
             hour = float(hours[t])
             torch.testing.assert_close(states[p, b, t], _between(process, run, p, b, hour), atol=5e-3, rtol=0)
             k = int((run.time[p, b] < hour).sum())
-            assert bool((treatments[p, b, t] == run.treatments[p, b, k]).all())
+            assert torch.equal(treatments[p, b, t], run.treatments[p, b, k])
 
 
 def test_return_is_the_integral_of_dense_severity(solver_bank):

@@ -13,31 +13,26 @@ import numpy as np
 import pytest
 import torch
 
-from medgym_offline.offline import ALGORITHMS, OfflineConfig, train
+from medgym_offline.errors import MedGymError
+from medgym_offline.offline import ALGORITHMS, OfflineConfig, train, train_seeds
 from medgym_offline.offline.algorithms import settled
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.learner import Learner
-from medgym_offline.policies import (
-    StackedActor,
-    export_onnx,
-    export_torchscript,
-    load_policy,
-    reset_policy,
-    save_policy,
-)
+from medgym_offline.policies import load_policy, reset_policy, save_policy
+from medgym_offline.policies.actor import StackedActor
+from medgym_offline.policies.export import export_onnx, export_torchscript
+from tests.helpers import refused
 from tests.offline.toy import DECISIONS, center, optimal_value, toy
 
 SHORT = OfflineConfig(updates=10, hidden=16, batch=16, codewords=12)
-CASES = (
-    {name: (name, SHORT) for name in sorted(ALGORITHMS)}
-    | {
-        f"{name}, ensemble": (name, dataclasses.replace(SHORT, ensemble=2, hidden=8))
-        for name in ("dqn", "gcql", "gcql-discrete")
-    }
-    | {f"{name}, history": (name, dataclasses.replace(SHORT, history=3)) for name in ("bc", "gcql", "bcq-discrete")}
-)
+PAIR = dataclasses.replace(SHORT, ensemble=2, hidden=8)
+CASES = {name: (name, SHORT) for name in sorted(ALGORITHMS)}
+CASES |= {f"{name}, ensemble": (name, PAIR) for name in ("dqn", "gcql", "gcql-discrete")}
+CASES |= {f"{name}, history": (name, dataclasses.replace(SHORT, history=3)) for name in ("bc", "gcql", "bcq-discrete")}
 EXPORTS = [(export_torchscript, ".pt"), *([(export_onnx, ".onnx")] if find_spec("onnxruntime") else [])]
 each_case = pytest.mark.parametrize("case", CASES)
+ROWS = toy(episodes=20)
+ROWS = ROWS.select((ROWS.patient != 1) | (ROWS.episode < 35))  # one patient has fewer rows, so there is padding
 OBSERVATIONS = torch.randn(3, 5, 9, generator=torch.Generator().manual_seed(0))
 LATER = torch.cat([0.5 * OBSERVATIONS[..., :7], OBSERVATIONS[..., 7:] - 0.5], -1)
 
@@ -50,7 +45,7 @@ def answers(policy, observations=OBSERVATIONS, later=LATER):
 
 def short(case, **options):
     algorithm, config = CASES[case]
-    return train(algorithm, toy(episodes=20), seed=1, config=config, progress=False, **options)
+    return train(algorithm, ROWS, seed=1, config=config, progress=False, **options)
 
 
 @cache
@@ -76,8 +71,22 @@ def test_stacked_equals_looped_in_any_order(case):
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
 def test_seed_decides(algorithm):
-    other = train(algorithm, toy(episodes=20), seed=2, config=SHORT, progress=False).policy
+    other = train(algorithm, ROWS, seed=2, config=SHORT, progress=False).policy
     assert (answers(other) - answers(base(algorithm))).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("scope", ["ind", "pop"])
+@pytest.mark.parametrize("algorithm", ["td3bc", "bcq-discrete", "cql-lagrangian"])
+def test_a_stack_of_seeds_is_the_seeds_one_by_one(algorithm, scope):
+    stack = train_seeds(algorithm, ROWS, scope, [3, 1], SHORT, progress=False)
+    for seed in (3, 1):
+        alone = train(algorithm, ROWS, scope, seed, SHORT, progress=False).policy
+        assert stack[seed].policy.provenance == alone.provenance
+        tolerance = 0.0 if scope == "ind" else 1e-4
+        for name, value in alone.state_dict().items():
+            torch.testing.assert_close(stack[seed].policy.state_dict()[name], value, rtol=0, atol=tolerance)
+    assert (answers(stack[3].policy) - answers(stack[1].policy)).abs().max() > 1e-3
+    refused(MedGymError, "each once", lambda: train_seeds(algorithm, ROWS, scope, [1, 1], SHORT))
 
 
 @each_case
@@ -117,7 +126,7 @@ def test_files_and_exports_act_alike(case, tmp_path):
 def test_finished_policy_is_the_learners_policy(case):
     """Folding the standardization into the first layer changes nothing."""
     algorithm, config = CASES[case][0], settled(*CASES[case])
-    data = stack_transitions(toy(episodes=20), "ind", config)
+    data = stack_transitions(ROWS, "ind", config)
     learner = Learner(algorithm, data, 1, config)
     for _ in range(5):
         learner.update()
@@ -146,7 +155,10 @@ BOUNDS = {
     "bcq-smdp": (0.05, 0.1, 0.1),
 }
 # The data are uniform in the box: imitation must weigh little, the better actions much, and no codeword be shut out.
-FREE = {"weight": 20.0, "penalties": (0.01, 0.0), "temperature": 6.0, "expectile": 0.9, "threshold": 0.01}
+CONFIG = OfflineConfig(
+    updates=600, hidden=32, gamma=GAMMA, discount="elapsed", tau=0.03, critic_lr=5e-3, actor_lr=2e-3, alpha=0.2,
+    codewords=LEVELS**2, weight=20.0, penalties=(0.01, 0.0), temperature=6.0, expectile=0.9, threshold=0.01,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("algorithm", sorted(BOUNDS))
@@ -154,21 +166,9 @@ def test_learns_the_optimum_of_a_semi_markov_process(algorithm):
     """Values and choices against dynamic programming; decisions differ in length, so gamma**dt matters."""
     discrete = algorithm.endswith("-discrete") or algorithm == "bcq-smdp"
     levels = LEVELS if discrete else None
-    config = OfflineConfig(
-        updates=600,
-        hidden=32,
-        gamma=GAMMA,
-        discount="elapsed",
-        tau=0.03,
-        critic_lr=5e-3,
-        actor_lr=2e-3,
-        alpha=0.2,
-        codewords=LEVELS**2,
-        **FREE,
-    )
-    data = stack_transitions(toy(levels=levels, elapsed=True), "ind", config)
-    learner = Learner(algorithm, data, 1, config)
-    for _ in range(config.updates):
+    data = stack_transitions(toy(levels=levels, elapsed=True), "ind", CONFIG)
+    learner = Learner(algorithm, data, 1, CONFIG)
+    for _ in range(CONFIG.updates):
         learner.update()
     context = torch.linspace(-0.95, 0.95, 39)
     wanted = torch.tensor(center(np.arange(3)[:, None], context.numpy()[None]), dtype=torch.float32)
@@ -183,12 +183,11 @@ def test_learns_the_optimum_of_a_semi_markov_process(algorithm):
             value = (learner.networks.q(state, action) * data.reward_scale[:, None]).mean(1)
         regret = []
         for p in range(3):
-            optimum, following = (
-                optimal_value(k, GAMMA, patient=p, levels=levels, elapsed=True) for k in (left, left - 1)
-            )
             # The value of choosing so now and optimally afterwards.
             a0, a3 = action[p, :, 0], action[p, :, 3]
+            following = optimal_value(left - 1, GAMMA, patient=p, levels=levels, elapsed=True)
             reached = 1 - (a0 - wanted[p]).square() - (a3 - 0.2).square() + GAMMA ** (1 + a3) * following
+            optimum = optimal_value(left, GAMMA, patient=p, levels=levels, elapsed=True)
             regret.append(optimum - float(reached.mean()))
             assert -below < float(value[p]) - optimum < above
         assert np.mean(regret) < loss

@@ -1,6 +1,7 @@
 """Slices of a dataset and the batches drawn from them."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -33,9 +34,8 @@ def test_slices_hold_each_patients_rows_standardized():
 def test_elapsed_discount_composes_over_a_split_interval():
     transitions = toy(patients=1, episodes=2)
     dt = np.array([4.8, 9.6, 2.4, 4.8, 9.6, 2.4], dtype=np.float32)
-    stacked = stack_transitions(
-        dataclasses.replace(transitions, dt=dt), "ind", OfflineConfig(gamma=0.9, discount="elapsed")
-    )
+    elapsed = OfflineConfig(gamma=0.9, discount="elapsed")
+    stacked = stack_transitions(dataclasses.replace(transitions, dt=dt), "ind", elapsed)
     np.testing.assert_allclose(stacked.rows[0, :2, 14], [0.9, 0.81], rtol=1e-6)
     assert stacked.rows[0, 2, 14] == 0  # terminal
 
@@ -52,18 +52,6 @@ def test_padding_is_never_drawn_and_every_row_is():
     assert [len(drawn[p].unique(dim=0)) for p in range(2)] == [6, 30]
 
 
-def test_a_learners_batches_do_not_depend_on_its_mates():
-    transitions = toy(patients=3, episodes=10)
-    both = BatchSampler(stack_transitions(transitions, "ind", CONFIG), 5, 8, normals=2, uniforms=1, more=True)
-    alone = BatchSampler(
-        stack_transitions(transitions, "ind", CONFIG, ["toy/2"]), 5, 8, normals=2, uniforms=1, more=True
-    )
-    for _ in range(3):
-        a, b = both.draw(), alone.draw()
-        for field in dataclasses.fields(a):
-            assert torch.equal(getattr(a, field.name)[2], getattr(b, field.name)[0])
-
-
 def test_scaling_by_the_dataset_or_not_at_all():
     transitions = toy(patients=3, episodes=20)
     rewards, observations = transitions.rewards.astype(np.float64), transitions.observations.astype(np.float64)
@@ -75,43 +63,46 @@ def test_scaling_by_the_dataset_or_not_at_all():
     own = transitions.select(patients=["toy/2"])
     back = some.rows[0, :, :9].numpy() * some.scale[0].numpy() + some.mean[0].numpy()
     np.testing.assert_allclose(back, own.observations, atol=1e-5)
-    plain = stack_transitions(
-        transitions, "ind", OfflineConfig(gamma=0.9, state_scaling="none", reward_scaling="none"), ["toy/2"]
-    )
+    neither = OfflineConfig(gamma=0.9, state_scaling="none", reward_scaling="none")
+    plain = stack_transitions(transitions, "ind", neither, ["toy/2"])
     np.testing.assert_array_equal(plain.rows[0, :, :9], own.observations)
     np.testing.assert_array_equal(plain.rows[0, :, 13], own.rewards)
-    refused(UnknownNameError, "did you mean 'dataset'", lambda: OfflineConfig(state_scaling="datasets"))
 
 
 def test_bad_input_is_named():
     rows = toy(patients=3, episodes=4)
     gap, none = rows.select(rows.patient != 1), rows.select(np.zeros(len(rows), bool))
-    fixed = dataclasses.replace(rows, timing="fixed")
     broken = dataclasses.replace(rows, rewards=np.where(np.arange(len(rows)) == 7, np.nan, rows.rewards))
     assert stack_transitions(gap, "ind", CONFIG).keys == ("toy/0", "toy/2")
-    refused(UnknownNameError, "no episodes of toy/1", lambda: stack_transitions(gap, "ind", CONFIG, ["toy/1"]))
-    refused(UnknownNameError, "toy/2", lambda: stack_transitions(rows, "ind", CONFIG, ["toy/22"]))
-    refused(UnknownNameError, "did you mean 'pop'", lambda: stack_transitions(rows, "popp", CONFIG))
-    refused(DatasetError, "no transitions", lambda: stack_transitions(none, "ind", CONFIG))
-    refused(DatasetError, "width 4", lambda: stack_transitions(fixed, "ind", CONFIG))
-    refused(DatasetError, "rewards is .*", lambda: stack_transitions(broken, "ind", CONFIG))
+    for error, words, given in (
+        (UnknownNameError, "no episodes of toy/1", (gap, "ind", CONFIG, ["toy/1"])),
+        (UnknownNameError, "toy/2", (rows, "ind", CONFIG, ["toy/22"])),
+        (UnknownNameError, "did you mean 'pop'", (rows, "popp", CONFIG)),
+        (DatasetError, "no transitions", (none, "ind", CONFIG)),
+        (DatasetError, "width 4", (dataclasses.replace(rows, timing="fixed"), "ind", CONFIG)),
+        (DatasetError, "rewards is .*", (broken, "ind", CONFIG)),
+    ):
+        refused(error, words, partial(stack_transitions, *given))
 
 
-WRONG = [
-    ("updates=0", "updates"),
-    ("gamma=1.5", "gamma"),
-    ("tau=0", "tau"),
-    ("candidates=4,0,4", "candidates"),
-    ("discount=hour", "discount"),
-    ("ensemble=0", "ensemble"),
-    ("gama=0.9", "did you mean 'gamma'"),
-    ("gamma", "name=value"),
-    ("gamma=high", "gamma is 'high', expected a number"),
-    ("updates=1.5", "updates is '1.5', expected a whole number"),
-]
-
-
-@pytest.mark.parametrize(("text", "words"), WRONG)
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("updates=0", "updates"),
+        ("gamma=1.5", "gamma"),
+        ("tau=0", "tau"),
+        ("candidates=4,0,4", "candidates"),
+        ("discount=hour", "discount"),
+        ("ensemble=0", "ensemble"),
+        ("codewords=1", "codewords is '1'"),
+        ("theta_quantile=1.2", "theta_quantile"),
+        ("guard=state", "set beta_target"),
+        ("gama=0.9", "did you mean 'gamma'"),
+        ("gamma", "name=value"),
+        ("gamma=high", "gamma is 'high', expected a number"),
+        ("updates=1.5", "updates is '1.5', expected a whole number"),
+    ],
+)
 def test_impossible_settings_are_refused(text, words):
     refused(MedGymError, words, lambda: OfflineConfig().changed([text]))
 
@@ -122,3 +113,6 @@ def test_settings_as_text_and_json():
     assert config == OfflineConfig(gamma=0.95, discount="elapsed", ensemble=2, candidates=(1, 2, 3), theta_quantile=0.9)
     assert config.changed(["theta_quantile=none"]).theta_quantile is None
     assert OfflineConfig.from_dict(config.to_dict()) == config
+    refused(MedGymError, "'codewords' is 1", lambda: OfflineConfig(codewords=1))
+    refused(MedGymError, "did you mean 'state'", lambda: OfflineConfig(guard="stat", beta_target=1.0))
+    refused(UnknownNameError, "did you mean 'dataset'", lambda: OfflineConfig(state_scaling="datasets"))

@@ -1,14 +1,11 @@
 """Learners with a memory: windows of the past in training and acting, and what they make possible."""
 
-from __future__ import annotations
-
 import dataclasses
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from medgym_offline.datasets.behaviors import Behavior, play
 from medgym_offline.envs import TreatmentEnv
@@ -38,7 +35,7 @@ class Recorder(StackedActor):
         sizes = (window_width(9, 4, history), 8, 8, 4)
         net = NETWORKS[kind](len(patients), sizes, "tanh", seeds=range(len(patients)), steps=steps)
         super().__init__(net, patients, 20)
-        self.asked: list[Tensor] = []
+        self.asked: list[torch.Tensor] = []
 
     def act(self, observations):
         self.asked.append(observations)
@@ -53,8 +50,7 @@ def test_windows_are_those_of_the_definition():
     width = window_width(d, a, n)
     assert stacked.state_dim == width
     for i in range(len(data)):
-        start = int(np.flatnonzero(data.episode == data.episode[i])[0])
-        o, before = data.observations, []
+        start, o, before = i - i % DECISIONS, data.observations, []
         for k in range(1, n):
             j = i - k
             there = j >= start
@@ -77,8 +73,7 @@ def test_windows_of_training_are_those_of_acting(tiny_bank, history):
     policy = HistoryPolicy(inner, history)
     data = rolled(tiny_bank, policy.act, episodes=3)
     asked = torch.stack(inner.asked, 2).flatten(0, 1)
-    config = OfflineConfig(history=history, state_scaling="none")
-    stacked = stack_transitions(data, "pop", config)
+    stacked = stack_transitions(data, "pop", dataclasses.replace(RAW, history=history))
     found = (stacked.rows[0, :, : stacked.state_dim].double() * stacked.scale[0] + stacked.mean[0]).float()
     lengths = np.bincount(data.episode)
     wanted = torch.cat([windows[:length] for windows, length in zip(asked, lengths)])
@@ -170,17 +165,8 @@ def first_decides(expert):
 @cache
 def last_error(algorithm, history):
     """Mean squared error of the action at an episode's last decision, in fresh episodes acted out."""
-    config = OfflineConfig(
-        updates=350,
-        hidden=32,
-        critic_lr=3e-3,
-        actor_lr=3e-3,
-        tau=0.05,
-        gamma=0.5,
-        history=history,
-        temperature=10.0,
-        expectile=0.9,
-    )
+    rates = {"critic_lr": 3e-3, "actor_lr": 3e-3, "tau": 0.05, "gamma": 0.5, "temperature": 10.0, "expectile": 0.9}
+    config = OfflineConfig(updates=350, hidden=32, history=history, **rates)
     policy = train(algorithm, first_decides("bc" in algorithm), "pop", 0, config, progress=False).policy
     observations = torch.from_numpy(toy(patients=1, episodes=100, seed=9).observations).view(1, 100, DECISIONS, 9)
     for k in range(DECISIONS):
@@ -218,7 +204,7 @@ def test_clocks_are_left_as_they_are_and_scales_repeat():
     data = toy(episodes=20)
     one, four = (stack_transitions(data, "ind", OfflineConfig(history=n)) for n in (1, 4))
     for name in ("mean", "scale"):
-        whole, single = getattr(four, name)[:, 0], getattr(one, name)[:, 0]
+        whole, single = (getattr(stacked, name)[:, 0] for stacked in (four, one))
         for k in range(4):
             assert torch.equal(whole[:, 15 * k : 15 * k + 7], single[:, :7])
             assert whole[:, 15 * k + 7 : 15 * k + 9].unique().tolist() == [float(name == "scale")]
@@ -261,8 +247,8 @@ def test_another_batch_needs_a_reset():
 
 
 def test_rows_that_are_not_whole_episodes_are_refused():
-    data = toy(episodes=4)
-    some = data.select(np.arange(len(data)) % DECISIONS != 1)
+    some = toy(episodes=4)
+    some = some.select(np.arange(len(some)) % DECISIONS != 1)
     stack_transitions(some, "pop", OfflineConfig())
     with pytest.raises(DatasetError, match=r"medgym/toy: next_observations.*history=2 needs whole episodes.*history=1"):
         stack_transitions(some, "pop", OfflineConfig(history=2))

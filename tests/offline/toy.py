@@ -46,44 +46,39 @@ def toy(patients=3, episodes=300, width=4, seed=0, spread=1.0, expert=False, lev
 
     Patient p's rows do not depend on `patients`.
     """
-    parts = []
+    shape, rows = (patients, episodes, DECISIONS), patients * episodes * DECISIONS
+    obs, action = np.zeros((patients, episodes, DECISIONS + 1, 9)), np.zeros((*shape, width))
+    obs[..., 7:] = 1.0 - np.arange(DECISIONS + 1)[:, None] / DECISIONS
     for p in range(patients):
         rng = np.random.default_rng([seed, p])
-        obs = np.zeros((episodes, DECISIONS + 1, 9), dtype=np.float32)
-        obs[..., 0] = rng.uniform(-1, 1, obs.shape[:2])
-        obs[..., 8] = 1.0 - np.arange(DECISIONS + 1) / DECISIONS
-        obs[..., 7] = obs[..., 8]
-        action = rng.uniform(-spread, spread, (episodes, DECISIONS, width)).astype(np.float32)
-        if levels is not None:
-            steps = (levels - 1) / 2.0
-            action = np.floor((action + 1.0) * (levels / 2.0)).clip(0, levels - 1).astype(np.float32) / steps - 1.0
-            action[..., 1:3] = 0.0
-        if expert:
-            action[..., 0] += center(np.array(p), obs[:, :-1, 0])
-            action[..., 3:] += np.float32(0.2)
-            action = action.clip(-1.0, 1.0).astype(np.float32)
-        reward = 1.0 - (action[..., 0] - center(np.array(p), obs[:, :-1, 0])) ** 2
-        if width == 4:
-            reward = reward - (action[..., 3] - 0.2) ** 2
-        parts.append((obs, action, reward))
-    obs, action, reward = (np.stack([part[i] for part in parts]) for i in range(3))
-    rows = patients * episodes * DECISIONS
-    dt = np.full((patients, episodes, DECISIONS), 96.0 / DECISIONS, dtype=np.float32)
-    if elapsed:
-        dt = (4.8 * (1.0 + action[..., 3])).astype(np.float32)
-    end = np.zeros(dt.shape, dtype=bool)
-    end[..., -1] = True
+        obs[p, ..., 0] = rng.uniform(-1, 1, obs.shape[1:3])
+        action[p] = rng.uniform(-spread, spread, action.shape[1:])
+    best = center(np.arange(patients)[:, None, None], obs[:, :, :-1, 0])
+    if levels is not None:
+        action = np.floor((action + 1.0) * (levels / 2.0)).clip(0, levels - 1) * 2.0 / (levels - 1) - 1.0
+        action[..., 1:3] = 0.0
+    if expert:
+        action[..., 0] += best
+        action[..., 3:] += 0.2
+    action = action.clip(-1.0, 1.0)
+    reward = 1.0 - (action[..., 0] - best) ** 2 - ((action[..., 3:] - 0.2) ** 2).sum(-1)
+    dt = 4.8 * (1.0 + action[..., 3]) if elapsed else np.full(shape, 96.0 / DECISIONS)
+    end = np.broadcast_to(np.arange(DECISIONS) == DECISIONS - 1, shape)
+
+    def flat(part):
+        return part.reshape(rows, *part.shape[3:]).astype(np.float32)
+
     zeros = np.zeros(rows, dtype=np.float32)
     return Transitions(
-        observations=obs[:, :, :-1].reshape(rows, 9),
-        actions=action.reshape(rows, width),
-        rewards=reward.reshape(rows).astype(np.float32),
+        observations=flat(obs[:, :, :-1]),
+        actions=flat(action),
+        rewards=flat(reward),
         costs=zeros,
-        next_observations=obs[:, :, 1:].reshape(rows, 9),
+        next_observations=flat(obs[:, :, 1:]),
         terminations=end.reshape(rows),
         truncations=np.zeros(rows, dtype=bool),
-        dt=dt.reshape(rows),
-        time=np.cumsum(dt, 2).reshape(rows),
+        dt=flat(dt),
+        time=flat(np.cumsum(dt, 2)),
         severity=zeros,
         monitored=zeros,
         costs_path=zeros[:, None],

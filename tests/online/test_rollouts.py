@@ -1,17 +1,13 @@
 """Rollouts: masks, noise, events; advantages against a Python loop, discounts, the multiplier by hand."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
-from medgym_offline.online import TrainConfig, train
 from medgym_offline.online.learner import penalized, update_multiplier
 from medgym_offline.online.networks import GaussianActor
 from medgym_offline.online.rollouts import advantages, centered, collect, discounts, rows_of, training_noise
-from medgym_offline.simulators import load_simulators
 
 ADAPTIVE = ProcessConfig(timing="adaptive", decisions=5)
 
@@ -44,19 +40,6 @@ def test_rows_of_a_buffer_are_the_decisions_of_the_episodes(batch):
         mine = shared.packed()[0][used[0]]
         assert torch.equal(mine[mine[:, -1] == s], found)
     assert float(rows.ended.sum()) == 4 * 6
-
-
-@pytest.mark.parametrize("algorithm", ["trpo-lag", "sac"])
-@pytest.mark.parametrize("name", ["diabetes", "anesthesia"])
-def test_diseases_with_events_train_and_events_belong_to_the_patient(name, algorithm):
-    bank = load_simulators(f"{name}-v0").select([0, 1])
-    process = ProcessConfig(timing="adaptive", disease=name)
-    both, alone = (training_noise(0, "x", some, process, 2, 3).exogenous for some in (bank, bank.select([1])))
-    assert torch.equal(both[1:2], alone)
-    config = TrainConfig(algorithm, updates=2, episodes=3, hidden=8, value_warmup=0, soft_steps=2, soft_batch=8)
-    result = train(bank, process, config, progress=False)
-    assert torch.isfinite(result.state.actor).all()
-    assert result.policy.disease == name
 
 
 def test_discount_is_elapsed_time():
@@ -110,4 +93,4 @@ def test_penalized_advantage_by_hand():
     a_r, a_c = torch.tensor([[1.0, -2.0], [1.0, -2.0]]), torch.tensor([[2.0, 1.0], [2.0, 1.0]])
     found = penalized(a_r, a_c, torch.tensor([0.0, 3.0]))
     torch.testing.assert_close(found, torch.tensor([[1.0, -2.0], [-1.25, -1.25]]))
-    assert math.isclose(float(penalized(a_r, a_c, torch.tensor([1e9, 1e9]))[0, 0]), -2.0, rel_tol=1e-6)
+    assert float(penalized(a_r, a_c, torch.tensor([1e9, 1e9]))[0, 0]) == pytest.approx(-2.0)

@@ -10,7 +10,9 @@ from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout
 from medgym_offline.errors import MedGymError, PolicyError, UnknownNameError
 from medgym_offline.online.config import ALGORITHMS, TrainConfig
+from medgym_offline.online.rollouts import training_noise
 from medgym_offline.online.train import load_state, train
+from medgym_offline.simulators import load_simulators
 from tests.helpers import refused
 
 FIXED = ProcessConfig(timing="fixed", decisions=5, cell=6.0)
@@ -31,13 +33,7 @@ LEARNING = {
     ),
 }  # fmt: skip
 every = pytest.mark.parametrize("name", ["trpo", "ppo", "sac"])
-shared_or_not = pytest.mark.parametrize("shared", [False, True], ids=["ind", "dr"])
-
-
-def _returns(bank, process, act):
-    """Mean return per patient `(P,)` over 16 episodes with seeds that training never used."""
-    noise = draw_noise(episode_seeds(99, "test", bank.patients, 16), bank, process)
-    return rollout(DecisionProcess(bank, process), act, noise).rewards.sum(-1).mean(-1)
+CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 
 
 @pytest.mark.parametrize(("name", "process"), [("trpo", FIXED), ("ppo", ADAPTIVE), ("sac", ADAPTIVE)])
@@ -46,14 +42,15 @@ def test_learning_beats_random_and_zero_for_every_patient(tiny_bank, name, proce
     noise, width = torch.Generator().manual_seed(0), process.action_dim
     nothing = -torch.ones(width)
     nothing[3:] = 2 * (96 / 5 - 0.5) / 35.5 - 1
-    ours, random, zero = (
-        _returns(tiny_bank, process, act)
-        for act in (
-            learned.policy.act,
-            lambda o: 2 * torch.rand((*o.shape[:2], width), generator=noise) - 1,
-            lambda o: nothing.expand(*o.shape[:2], -1),
-        )
-    )
+
+    def returns(act):
+        """Mean return per patient over 16 episodes with seeds that training never used."""
+        drawn = draw_noise(episode_seeds(99, "test", tiny_bank.patients, 16), tiny_bank, process)
+        return rollout(DecisionProcess(tiny_bank, process), act, drawn).rewards.sum(-1).mean(-1)
+
+    ours = returns(learned.policy.act)
+    random = returns(lambda seen: 2 * torch.rand((*seen.shape[:2], width), generator=noise) - 1)
+    zero = returns(lambda seen: nothing.expand(*seen.shape[:2], -1))
     assert (ours > random + 5).all(), (ours, random)
     assert name != "trpo" or (ours > zero + 1).all(), (ours, zero)
     log, updates = learned.log, LEARNING[name].updates
@@ -73,21 +70,41 @@ def test_results_do_not_depend_on_shards_or_order(tiny_bank, name):
     def parameters(bank, shard):
         return train(bank, ADAPTIVE, SMALL[name], shard=shard, progress=False).state.actor
 
-    close = {"rtol": 1e-3, "atol": 1e-3}
     together, order = parameters(tiny_bank, 4), [2, 0, 3, 1]
-    torch.testing.assert_close(parameters(tiny_bank.select(order), 3), together[order], **close)
-    torch.testing.assert_close(parameters(tiny_bank.select([1]), 4), together[1:2], **close)
+    torch.testing.assert_close(parameters(tiny_bank.select(order), 3), together[order], **CLOSE)
+    torch.testing.assert_close(parameters(tiny_bank.select([1]), 4), together[1:2], **CLOSE)
 
     config = dataclasses.replace(SMALL[name], shared=True)
     whole, cut = (train(tiny_bank, FIXED, config, shard=shard, progress=False) for shard in (4, 1))
-    torch.testing.assert_close(cut.state.actor, whole.state.actor, **close)
+    torch.testing.assert_close(cut.state.actor, whole.state.actor, **CLOSE)
     assert whole.policy.patients is None
     assert whole.state.actor.shape[0] == 1
     assert (whole.log["return"].shape, whole.log["kl"].shape) == ((4, 4), (4, 1))
 
 
+@pytest.mark.parametrize(
+    ("disease", "view", "algorithm"),
+    [("toy", "noisy", "trpo"), ("toy", "charted", "ppo-lag"), ("toy", "charted", "sac"),
+     ("diabetes", "full", "trpo-lag"), ("diabetes", "full", "sac"),
+     ("anesthesia", "full", "trpo-lag"), ("anesthesia", "full", "sac")],
+)  # fmt: skip
+def test_views_and_events_are_of_the_patient_and_the_policy_says_so(disease, view, algorithm):
+    bank, process = load_simulators(f"{disease}-v0").select(3), ProcessConfig(disease=disease, view=view)
+    groups = bank.select([2]), bank
+    one, three = (training_noise(0, "x", some, process, 5, 3) for some in groups)
+    for name, drawn in vars(one).items():
+        assert (drawn is None) == (getattr(three, name) is None)
+        assert drawn is None or torch.equal(drawn[0], getattr(three, name)[2]), name
+    config = TrainConfig(algorithm, **COMMON, damping=1.0, soft_capacity=200, soft_batch=16, soft_steps=3)
+    alone, together = (train(some, process, config, progress=False) for some in groups)
+    torch.testing.assert_close(alone.state.actor, together.state.actor[2:3], **CLOSE)
+    policy = together.policy
+    assert (policy.disease, policy.view, policy.observation_dim) == (disease, view, process.observation_dim)
+    assert together.stopped == {}
+
+
 @every
-@shared_or_not
+@pytest.mark.parametrize("shared", [False, True], ids=["ind", "dr"])
 def test_resume_equals_uninterrupted(tiny_bank, tmp_path, name, shared):
     config = dataclasses.replace(SMALL[name], updates=5, shared=shared)
     whole = train(tiny_bank, ADAPTIVE, config, progress=False)
@@ -140,7 +157,7 @@ def test_a_broken_simulator_stops_its_patient_only(tiny_bank, monkeypatch, name)
     result = train(tiny_bank, FIXED, SMALL[name], progress=False)
     assert result.stopped == result.policy.provenance["stopped"] == {tiny_bank.patients[1]: 2}
     others = [0, 2, 3]
-    torch.testing.assert_close(result.state.actor[others], clean.state.actor[others], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(result.state.actor[others], clean.state.actor[others], **CLOSE)
     for value in (result.state.actor, result.state.critic, *result.state.learner.values()):
         assert torch.isfinite(value).all()
     if name == "sac":

@@ -16,12 +16,10 @@ PROCESS = ProcessConfig(timing="adaptive", decisions=4, cell=6.0)
 
 def state_at(update, returns, kept=None):
     """A state whose parameters are its update's number; `returns` (updates, S)."""
-    count = returns.shape[1]
-    actor = torch.full((count, 3), float(update))
-    zero, log = torch.zeros(count), {"return": returns[:update]}
-    kept = {} if kept is None else kept
-    rest = (zero.clone(), zero.clone(), zero.clone(), zero.long())
-    return TrainState(update, actor, actor.clone(), Adam.zeros(actor), *rest, log, kept=kept)
+    count, log = returns.shape[1], {"return": returns[:update]}
+    actor, zeros = torch.full((count, 3), float(update)), (torch.zeros(count) for _ in range(3))
+    rest = (*zeros, torch.zeros(count).long(), log)
+    return TrainState(update, actor, actor.clone(), Adam.zeros(actor), *rest, kept={} if kept is None else kept)
 
 
 @pytest.mark.parametrize("updates", [1, 7, 200])
@@ -39,12 +37,10 @@ def test_what_is_kept_is_the_same_after_a_kill(tmp_path, killed):
     updates = np.arange(60)
     returns = torch.tensor(np.stack([np.minimum(updates, 20), np.minimum(updates, 35), 0.0 * updates], 1)).float()
     kept = {}
-    ended = None
     for update in range(1, 61):
         state = state_at(update, returns, kept)
         keep_way(state, 60)
         if keep_patient(state, 5):
-            ended = update
             break
         if killed and update == 40:
             save_state(tmp_path / "state", state, {})
@@ -53,41 +49,32 @@ def test_what_is_kept_is_the_same_after_a_kill(tmp_path, killed):
     expected = [21 + 9 + 5, 36 + 9 + 5, 10 + 5]
     assert kept["stopped_at"].tolist() == expected
     assert kept["stopped_actor"][:, 0].tolist() == expected
-    assert ended == max(expected)
+    assert update == max(expected)
     way = way_of(kept)
-    assert list(way) == [u for u in way_updates(60) if u <= ended]
+    assert list(way) == [u for u in way_updates(60) if u <= update]
     assert all((theta == u).all() for u, theta in way.items())
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_bank):
-    """A shared policy's way, and the gap between random and its end."""
-    way = {}
-    config = TrainConfig(updates=14, episodes=16, hidden=8, shared=True, radius=0.2, value_warmup=1)
+def test_passing_keeps_for_each_patient_its_own_update(tiny_bank):
+    """On the way of a shared policy, between random and its end."""
+    config, way = TrainConfig(updates=14, episodes=16, hidden=8, shared=True, radius=0.2, value_warmup=1), {}
 
     def watch(state):
         way[state.update] = state.actor.clone()
 
     result = train(tiny_bank, PROCESS, config, progress=False, watch=watch)
-    return Gap.measure(tiny_bank, PROCESS, result.policy, seed=0, episodes=6), way
-
-
-def test_passing_keeps_for_each_patient_its_own_update(trained):
-    gap, way = trained
-    passing = Passing(gap, 0.5)
-    table = {}
-    ended = None
+    gap = Gap.measure(tiny_bank, PROCESS, result.policy, seed=0, episodes=6)
+    passing, table = Passing(gap, 0.5), {}
     for update, theta in way.items():
         state = state_at(update, torch.zeros(14, 4))
         state.actor = theta.expand(4, -1)
         table[update] = gap.share(gap.returns(rounded(state.actor)))
         if passing(state):
-            ended = update
             break
-    assert ended is not None
+    else:
+        pytest.fail("some patient's share was never passed")
     for p in range(4):
         first = min(u for u in table if table[u][p] >= 0.5)
         best = min((u for u in table if u <= first), key=lambda u: abs(table[u][p] - 0.5))
-        assert passing.update[p] == best
-        assert passing.share[p] == table[best][p]
+        assert (passing.update[p], passing.share[p]) == (best, table[best][p])
         assert torch.equal(passing.theta[p], rounded(way[best])[0])

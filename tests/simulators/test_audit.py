@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from medgym_offline.cohorts import Cohort
 from medgym_offline.diseases.sepsis.cohort import COHORT
@@ -20,6 +19,7 @@ from medgym_offline.simulators.checks import schedule_scores
 from medgym_offline.simulators.data import fit_data
 from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig
 from medgym_offline.simulators.forecast import free_rollout
+from tests.leaderboard.workshop import refused
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,6 @@ def test_rollouts_of_a_simulator_meet_its_own_record(solver_bank, cohort):
 
 def test_a_bank_that_fails_is_written_down_and_named(solver_bank, cohort, tmp_path):
     """The paper's prior, in which vasopressor only harms; crossfit has a map that was never trained."""
-    from medgym_offline.cli import app
-
     trunk = SolutionMap.initial(SolutionMapConfig(width=16, code=4), 4, solver_bank.state_dim, 3, 0)
     own, crossfit = (solver_bank.world_data[name] for name in solver_bank.worlds)
     worlds = {"own": own, "crossfit": replace(crossfit, code=trunk.code)}
@@ -80,9 +78,8 @@ def test_a_bank_that_fails_is_written_down_and_named(solver_bank, cohort, tmp_pa
     bank.save(tmp_path / "bank.safetensors")
     cohort.write(tmp_path / "cohort.parquet")
     arguments = (tmp_path / "bank.safetensors", "--cohort", tmp_path / "cohort.parquet", "--output", tmp_path / "out")
-    result = CliRunner().invoke(app, ["simulators", "audit", *map(str, arguments)])
-    assert result.exit_code == 1
-    assert re.search(r"fails .* checks: .* Its cohort charts no fluids at all", " ".join(result.output.split()))
+    line = refused("simulators", "audit", *arguments)
+    assert re.search(r"fails .* checks: .* Its cohort charts no fluids at all", line)
     facts = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert any("vasopressor above 0" in c["check"] for c in facts["hard_checks"] if not c["passed"])
     page = (tmp_path / "out" / "audit.html").read_text()

@@ -1,5 +1,7 @@
 """d3rlpy's algorithms on our rows: what they see, what they learn, and that the evaluator reads what they leave."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.policies import load_policy
 from medgym_offline.third_party import BASELINES, import_d3rlpy, own_fields, read_settings
+from tests.helpers import refused
 from tests.offline.toy import DECISIONS, center, toy
 
 pytest.importorskip("d3rlpy")
@@ -19,15 +22,12 @@ from medgym_offline.third_party.training import _buffer, make_algorithm, train_b
 
 SHORT = OfflineConfig(updates=20, hidden=16, batch=16, codewords=12)
 OBSERVATIONS = torch.randn(2, 50, 9, generator=torch.Generator().manual_seed(0))
-each_algorithm = pytest.mark.parametrize("algorithm", sorted(BASELINES))
 
 
 def every_transition(buffer):
     """Through d3rlpy's own picker, the one its batches use."""
-    return [
-        buffer.transition_picker(*buffer._buffer[i])  # no public way to a transition by number
-        for i in range(buffer.transition_count)
-    ]
+    # There is no public way to a transition by number.
+    return [buffer.transition_picker(*buffer._buffer[i]) for i in range(buffer.transition_count)]
 
 
 @pytest.mark.parametrize("width", [3, 4])
@@ -79,18 +79,17 @@ def test_the_policy_file_acts_as_d3rlpy_does(algorithm, width, tmp_path):
     assert [line["update"] for line in result.log] == [20.0]
     policy = load_policy(result.save(tmp_path / "policy.pt"))
     actions = policy.act(OBSERVATIONS)
-    assert actions.shape == (2, 50, width)
-    assert (policy.timing, policy.decisions) == ({3: "fixed", 4: "adaptive"}[width], DECISIONS)
+    timing = {3: "fixed", 4: "adaptive"}[width]
+    assert (actions.shape, policy.timing, policy.decisions) == ((2, 50, width), timing, DECISIONS)
     assert (actions.abs() <= 1.0).all()
     assert actions.flatten(0, 1).std(0).max() > 1e-4
-    again = d3rlpy.load_learnable(str(tmp_path / "policy.d3"))
-    wanted = again.predict(OBSERVATIONS.flatten(0, 1).numpy())
+    wanted = d3rlpy.load_learnable(str(tmp_path / "policy.d3")).predict(OBSERVATIONS.flatten(0, 1).numpy())
     if result.codebook is not None:
         wanted = result.codebook.numpy()[wanted]
     np.testing.assert_allclose(actions.flatten(0, 1).numpy(), wanted, atol=1e-6)
 
 
-@each_algorithm
+@pytest.mark.parametrize("algorithm", sorted(BASELINES))
 def test_seeds_decide_and_leave_the_global_generators_alone(algorithm):
     rows = toy(patients=2, episodes=20)
     np.random.seed(3)  # noqa: NPY002
@@ -103,17 +102,19 @@ def test_seeds_decide_and_leave_the_global_generators_alone(algorithm):
 
 
 def test_checkpoints_are_policies_of_shorter_trainings(tmp_path):
-    rows, kept = toy(patients=1, episodes=20), {}
-    config = OfflineConfig(updates=120, hidden=16, batch=16)
+    kept = {}
 
     def keep(update, baseline):
         kept[update] = load_policy(baseline.save(tmp_path / f"{update}.pt")).act(OBSERVATIONS[:1])
 
-    train_baseline("d3rlpy-td3bc", rows, 0, config, progress=False, checkpoints=3, on_checkpoint=keep)
+    def run(updates, **options):
+        config = dataclasses.replace(SHORT, updates=updates)
+        return train_baseline("d3rlpy-td3bc", toy(patients=1, episodes=20), 0, config, progress=False, **options)
+
+    run(120, checkpoints=3, on_checkpoint=keep)
     assert list(kept) == [50, 100]
-    shorter = OfflineConfig(updates=50, hidden=16, batch=16)
-    alone = train_baseline("d3rlpy-td3bc", rows, 0, shorter, progress=False).save(tmp_path / "alone.pt")
-    assert torch.equal(load_policy(alone).act(OBSERVATIONS[:1]), kept[50])
+    keep("alone", run(50))
+    assert torch.equal(kept["alone"], kept[50])
 
 
 @pytest.mark.parametrize("algorithm", ["d3rlpy-bc", "d3rlpy-discrete-cql"])
@@ -134,9 +135,8 @@ def test_it_learns_from_our_rows(algorithm):
 
 
 def test_settings_have_our_names_or_d3rlpys():
-    config, own = read_settings(
-        "d3rlpy-iql", OfflineConfig(), ["gamma=0.9", "critic_lr=0.01", "expectile=0.8", "n_critics=3", "hidden=8"]
-    )
+    texts = ["gamma=0.9", "critic_lr=0.01", "expectile=0.8", "n_critics=3", "hidden=8"]
+    config, own = read_settings("d3rlpy-iql", OfflineConfig(), texts)
     assert (config.gamma, own) == (0.9, {"expectile": 0.8, "n_critics": 3})
     rows = toy(patients=1, episodes=5)
     made = make_algorithm("d3rlpy-iql", stack_transitions(rows, "pop", config), config, own).config
@@ -145,12 +145,9 @@ def test_settings_have_our_names_or_d3rlpys():
     assert {made.actor_encoder_factory.hidden_units[0], *made.critic_encoder_factory.hidden_units} == {8}
     assert read_settings("d3rlpy-cql", config, ["max_q_backup=true"])[1] == {"max_q_backup": True}
     assert "batch_size" not in own_fields("d3rlpy-iql")
-    for text, words in (
-        ("expectil=0.8", "did you mean 'expectile'"),
-        ("n_critics=many", "'many', expected a whole number"),
-    ):
-        with pytest.raises(MedGymError, match=words):
-            read_settings("d3rlpy-iql", config, [text])
+    refused(MedGymError, "did you mean 'expectile'", lambda: read_settings("d3rlpy-iql", config, ["expectil=0.8"]))
+    many = "'many', expected a whole number"
+    refused(MedGymError, many, lambda: read_settings("d3rlpy-iql", config, ["n_critics=many"]))
 
 
 def test_the_transformer_acts_in_batches_as_d3rlpys_wrapper_does_on_one_episode():

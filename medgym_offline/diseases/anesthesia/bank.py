@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.defaults import own_defaults
+from medgym_offline.compute import own_defaults
 from medgym_offline.diseases.anesthesia import DISEASE, SLOTS
 from medgym_offline.diseases.anesthesia.clinician import RECORD_TICKS, Records, record_operations
 from medgym_offline.diseases.anesthesia.flow import FIRST, Law
 from medgym_offline.diseases.anesthesia.patients import Patients, load_patients
 from medgym_offline.diseases.anesthesia.surrogate import Surrogate, fit_surrogate
 from medgym_offline.diseases.anesthesia.truth import Truth, published
-from medgym_offline.diseases.stacked import WorldsOnly
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.files import ship
+from medgym_offline.stack import WorldsOnly
 
 __all__ = ["MODEL", "build_anesthesia"]
 

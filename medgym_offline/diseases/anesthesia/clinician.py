@@ -23,7 +23,7 @@ from medgym_offline.diseases.anesthesia.stimulation import END, INCISION, INTUBA
 from medgym_offline.diseases.anesthesia.truth import published
 from medgym_offline.seeds import derive_seed
 
-__all__ = ["RECORD_TICKS", "Anesthetist", "Draws", "Records", "between", "record_operations", "reference_behavior"]
+__all__ = ["Anesthetist", "Draws", "RECORD_TICKS", "Records", "between", "record_operations", "reference_behavior"]
 
 RECORD_TICKS = 600
 """150 min."""

@@ -19,9 +19,9 @@ from medgym_offline.diseases.anesthesia.severity import BIS_BOUNDS, NUMBERS, PER
 from medgym_offline.diseases.anesthesia.stimulation import Schedule, schedule_of
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.scales import Scales, stack_last
-from medgym_offline.diseases.stacked import StackedTensors
+from medgym_offline.stack import StackedTensors
 
-__all__ = ["FIRST", "MOST_TICKS", "Course", "Doses", "Law", "combine", "exact_step", "flow", "power", "powers", "usual"]
+__all__ = ["Course", "Doses", "FIRST", "Law", "MOST_TICKS", "combine", "exact_step", "flow", "power", "powers", "usual"]
 
 MOST_TICKS = 240
 """An hour, the longest interval: so many steps are computed at once."""
@@ -103,7 +103,7 @@ class Law(StackedTensors, ABC):
         ticks: int,
         exogenous: Tensor | None,
     ) -> Tensor:
-        """States (P, B, ticks, D) after each tick; see :class:`~medgym_offline.diseases.model.Dynamics`."""
+        """States (P, B, ticks, D) after each tick; see :class:`~medgym_offline.diseases.base.Dynamics`."""
         if not ticks:
             return x.new_zeros(*x.shape[:2], 0, x.shape[-1])
         begin = (start * PER_MINUTE).round().long()

@@ -15,7 +15,7 @@ from medgym_offline.errors import MedGymError
 from medgym_offline.patients import PatientIndex
 from medgym_offline.seeds import generator
 
-__all__ = ["AGES", "HEIGHTS", "VARIANCES", "WEIGHTS", "Patients", "draw_patients", "load_patients"]
+__all__ = ["AGES", "HEIGHTS", "Patients", "VARIANCES", "WEIGHTS", "draw_patients", "load_patients"]
 
 AGES = (18.0, 88.0)
 """Years. The propofol model was estimated in people up to 88 years (Eleveld et al., Br J Anaesth 120:942, 2018); from

@@ -29,7 +29,7 @@ from medgym_offline.diseases.anesthesia.severity import BIS_NOISE, CUFF_NOISE, P
 from medgym_offline.diseases.anesthesia.stimulation import Schedule
 from medgym_offline.diseases.anesthesia.truth import bis_lag
 
-__all__ = ["PARAMETERS", "Fit", "Surrogate", "fit_surrogate", "predicted_readings"]
+__all__ = ["Fit", "PARAMETERS", "Surrogate", "fit_surrogate", "predicted_readings"]
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ __all__ = ["DISEASE", "simulate"]
 
 
 if TYPE_CHECKING:
-    from medgym_offline.diseases.diabetes.simulation import simulate
+    from medgym_offline.diseases.diabetes.truth import simulate
 
-__getattr__ = imported_late(__name__, {"simulation": ["simulate"]})
+__getattr__ = imported_late(__name__, {"truth": ["simulate"]})
 
 COMPONENTS = (
     # Center and scale: chosen, where the published patients rest and about how far they stray.

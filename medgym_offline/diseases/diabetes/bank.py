@@ -20,8 +20,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from medgym_offline.compute import own_defaults
 from medgym_offline.config import configuration, read
-from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.diabetes import DISEASE
 from medgym_offline.diseases.diabetes.clinician import HUMAN_ERROR, record
 from medgym_offline.diseases.diabetes.episodes import SLOTS

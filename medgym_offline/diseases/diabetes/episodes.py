@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
     from medgym_offline.diseases.base import Sight
 
-__all__ = [
-    "CONTEXT", "DERIVED", "EVENTS", "FEATURES", "SLOTS", "VIEWS", "carbohydrate", "clinician", "observe",
-]  # fmt: skip
+__all__ = ["CONTEXT", "DERIVED", "EVENTS", "FEATURES", "SLOTS", "VIEWS", "carbohydrate", "clinician", "observe"]
 
 CONTEXT = {
     "weight": "kg",
@@ -44,7 +42,7 @@ USUAL_DAILY_INSULIN = 0.6
 
 def _draw(source: np.random.Generator, context: np.ndarray, horizon: float, episodes: int) -> np.ndarray:
     """Horizon (h), number of the sensor's errors, then minutes, g/kg, announced minutes and g/kg of the meals."""
-    from medgym_offline.diseases.diabetes.meals import meals
+    from medgym_offline.diseases.diabetes.clinician import meals
 
     # Whole numbers below 2^24 are exact in float32.
     seeds = source.integers(0, 2**24, episodes)
@@ -114,7 +112,7 @@ def observe(sight: Sight) -> Tensor:
     """(P, B, 17): :data:`FEATURES`, clipped to -5..5. A meal is shown by plan until it is eaten, and overdue at 0 h."""
     import torch
 
-    from medgym_offline.diseases.diabetes.meals import readings
+    from medgym_offline.diseases.diabetes.clinician import readings
 
     seeds = _events(sight)[..., 1].long().cpu().numpy()
     ticks = torch.round(sight.time * 12.0).long().cpu().numpy()

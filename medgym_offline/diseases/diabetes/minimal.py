@@ -23,7 +23,7 @@ from torch import Tensor
 from medgym_offline.diseases.diabetes.clinician import DAY
 from medgym_offline.diseases.diabetes.people import TICK
 
-__all__ = ["PARAMETERS", "STATE", "Fit", "Parameter", "advance", "derivative", "fit", "forecast"]
+__all__ = ["Fit", "PARAMETERS", "Parameter", "STATE", "advance", "derivative", "fit", "forecast"]
 
 STATE = ("glucose", "action", "first_depot", "second_depot", "first_gut", "second_gut")
 """Components: mg/dL, 1/min, U/kg twice, mg/kg twice."""

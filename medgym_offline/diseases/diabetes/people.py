@@ -55,7 +55,7 @@ import numpy as np
 from medgym_offline.patients import PatientIndex
 from medgym_offline.seeds import generator
 
-__all__ = ["AGE_GROUPS", "PARAMETERS", "TICK", "Patients", "find", "interpolated", "published", "splits"]
+__all__ = ["AGE_GROUPS", "PARAMETERS", "Patients", "TICK", "find", "interpolated", "published", "splits"]
 
 AGE_GROUPS = ("adolescent", "adult", "child")
 

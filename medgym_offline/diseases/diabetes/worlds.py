@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 
 from medgym_offline.diseases.base import Disease
-from medgym_offline.diseases.diabetes.clinician import INSULIN_HALF_LIFE
+from medgym_offline.diseases.diabetes.clinician import INSULIN_HALF_LIFE, served
 from medgym_offline.diseases.diabetes.episodes import DERIVED, SLOTS, carbohydrate
-from medgym_offline.diseases.diabetes.meals import served
 from medgym_offline.diseases.diabetes.minimal import advance
 from medgym_offline.diseases.diabetes.people import TICK, Patients
 from medgym_offline.diseases.diabetes.truth import Gut, Truth, absorb, follow, start, truth
 from medgym_offline.diseases.scales import Scales
-from medgym_offline.diseases.stacked import StackedTensors, WorldsOnly
+from medgym_offline.stack import StackedTensors, WorldsOnly
 
-__all__ = ["MODEL", "Learned", "Published"]
+__all__ = ["Learned", "MODEL", "Published"]
 
 HALF_HOUR = 30 // TICK
 KEPT_DAYS = 30_000
@@ -46,7 +45,7 @@ class _World(StackedTensors):
         raise NotImplementedError
 
     def path(self, disease: Disease, scales: Scales, physics: Any, *given: Any) -> Tensor:
-        """(P, B, ticks, D): states at the end of each tick; see :class:`~medgym_offline.diseases.model.Dynamics`."""
+        """(P, B, ticks, D): states at the end of each tick; see :class:`~medgym_offline.diseases.base.Dynamics`."""
         x, u, start, ticks, exogenous = given
         shape, names = x.shape[:2], disease.state_names
         if ticks == 0:

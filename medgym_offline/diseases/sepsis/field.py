@@ -34,10 +34,10 @@ from torch import Tensor
 from medgym_offline.config import configuration
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.scales import Scales, stack_last
-from medgym_offline.diseases.stacked import StackedTensors
 from medgym_offline.errors import BankError
+from medgym_offline.stack import StackedTensors
 
-__all__ = ["K_MAX", "K_MIN", "FieldParameters", "Physics", "Rates", "balance_rate", "field", "supply"]
+__all__ = ["FieldParameters", "K_MAX", "K_MIN", "Physics", "Rates", "balance_rate", "field", "supply"]
 
 
 class Rates(NamedTuple):

@@ -19,9 +19,9 @@ from torch import Tensor
 from medgym_offline.config import configuration
 from medgym_offline.diseases.base import Disease, Dynamics
 from medgym_offline.diseases.scales import Scales, stack_last
-from medgym_offline.diseases.stacked import NoChoices, StackedTensors
 from medgym_offline.errors import BankError
 from medgym_offline.seeds import generator
+from medgym_offline.stack import NoChoices, StackedTensors
 
 __all__ = ["MODEL", "MinimalModel", "draw_people"]
 
@@ -69,7 +69,7 @@ class SpeedPrior:
 
 
 class ToyModel:
-    """:class:`~medgym_offline.diseases.model.Model` of the minimal model."""
+    """:class:`~medgym_offline.diseases.base.Model` of the minimal model."""
 
     physics: type[Any] = NoChoices
     prior: type[Any] = SpeedPrior

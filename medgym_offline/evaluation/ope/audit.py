@@ -14,23 +14,22 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from medgym_offline.compute import one_thread
 from medgym_offline.config import configuration, from_values
 from medgym_offline.datasets.behaviors import Behavior, process_config, recipe_behavior
-from medgym_offline.datasets.catalogue import dataset_folder
-from medgym_offline.datasets.forms import read_manifest
+from medgym_offline.datasets.catalogue import dataset_folder, read_manifest
 from medgym_offline.datasets.load import load_dataset
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.evaluation.binding import resolve_policy
 from medgym_offline.evaluation.ope import estimators
-from medgym_offline.evaluation.ope.density import PerturbedPolicy, monte_carlo_returns, perturbed_policy
+from medgym_offline.evaluation.ope.estimators import PerturbedPolicy, monte_carlo_returns, perturbed_policy
 from medgym_offline.evaluation.ope.fqe import FqeConfig, fit_fqe
 from medgym_offline.evaluation.ope.logged import Logged, episode_grid
 from medgym_offline.files import code_version
 from medgym_offline.progress import Progress
 from medgym_offline.simulators.bank import SimulatorBank
-from medgym_offline.threads import one_thread
 
 __all__ = ["OpeAudit", "OpeSettings", "audit", "audit_dataset"]
 

@@ -34,21 +34,23 @@ SCHEMES = {
 ADULT = {"age": 40.0, "weight": 70.0, "height": 172.0, "sex": "f"}
 
 
-def _doses(patients, episodes, seed=0, dtype=torch.float32):
-    random = torch.Generator().manual_seed(seed)
-    top = torch.tensor([15.0, 2.5, 0.3], dtype=dtype)
-    return Doses(*(top * torch.rand(patients, episodes, 3, generator=random, dtype=dtype)).unbind(-1))
+def _doses(patients, episodes):
+    random, top = torch.Generator().manual_seed(0), torch.tensor([15.0, 2.5, 0.3])
+    return Doses(*(top * torch.rand(patients, episodes, 3, generator=random)).unbind(-1))
 
 
-def _learned(patients):
+def _given(*amounts, patients=1):
+    """The same propofol, bolus and norepinephrine for everybody, (P, 1), float64."""
+    return Doses(*(torch.full((patients, 1), amount, dtype=torch.float64) for amount in amounts))
+
+
+def _law(name, patients):
+    if name == "truth":
+        return published(load_patients().select(range(patients)))
     random = np.random.default_rng(0)
     values = [p.start * np.exp(p.spread * random.standard_normal(patients)) for p in PARAMETERS]
     values = torch.tensor(np.stack(values, -1), dtype=torch.float32)
-    return Surrogate(values, torch.rand(patients, 1), torch.zeros(patients, 4))
-
-
-def _law(name, patients=110):
-    return published(load_patients().select(range(patients))) if name == "truth" else _learned(patients)
+    return Surrogate(values, torch.linspace(0, 1, patients)[:, None], torch.zeros(patients, 4))
 
 
 def test_golden_series_of_another_implementation():
@@ -63,20 +65,6 @@ def test_golden_series_of_another_implementation():
         at = [int(row["second"]) // 30 for row in rows]
         assert np.abs(ce[at] - [float(row["ce"]) for row in rows]).max() < 0.005
         assert np.abs(bis[at] - [float(row["bis"]) for row in rows]).max() < 0.05
-
-
-@pytest.mark.parametrize("name", ["truth", "learned"])
-@pytest.mark.parametrize("episodes", [1, 13])
-def test_a_stacked_patient_equals_the_same_alone_to_the_bit(name, episodes):
-    law, doses = _law(name), _doses(110, episodes)
-    shift = torch.randn(110, episodes, 20, 2)
-    end, path = flow(law, law.initial_state(episodes), doses, 20, shift)
-    for patient in (0, 7, 109):
-        alone = law.select(torch.tensor([patient]))
-        own = Doses(*(d[patient : patient + 1, -1:].clone() for d in vars(doses).values()))
-        last, course = flow(alone, alone.initial_state(1), own, 20, shift[patient : patient + 1, -1:])
-        assert torch.equal(path[patient, -1], course[0, 0])
-        assert torch.equal(end[patient, -1], last[0, 0])
 
 
 @pytest.mark.parametrize("name", ["truth", "learned"])
@@ -114,18 +102,16 @@ def test_the_effect_site_is_linear_in_the_doses(rates, boluses, factor):
     given_at = [(s, s + length, x) for s, length, x in boluses]
     one, _ = effect_site(**ADULT, infusion=held, seconds=900)
     other, _ = effect_site(**ADULT, boluses=given_at, seconds=900)
-    scaled = [(s, e, factor * x) for s, e, x in held], [(s, e, factor * x) for s, e, x in given_at]
-    both, bis = effect_site(**ADULT, infusion=scaled[0], boluses=scaled[1], seconds=900)
+    rates, boluses = ([(s, e, factor * x) for s, e, x in part] for part in (held, given_at))
+    both, bis = effect_site(**ADULT, infusion=rates, boluses=boluses, seconds=900)
     # The courses are cut at other times, and a matrix exponential of a second composes to about 1e-9.
     np.testing.assert_allclose(both, factor * (one + other), rtol=1e-7, atol=1e-9)
     assert ((bis > 0) & (bis <= 93)).all()
 
 
 def test_whole_ticks_agree_with_exact_seconds():
-    people = typical_patient(**ADULT)
-    law = published(people, dtype=torch.float64)
-    one = torch.ones(1, 1, dtype=torch.float64)
-    _, path = flow(law, law.initial_state(1), Doses(6 * one, 2 * one, 0 * one), 40)
+    law = published(typical_patient(**ADULT), dtype=torch.float64)
+    _, path = flow(law, law.initial_state(1), _given(6.0, 2.0, 0.0), 40)
     ce, bis = effect_site(**ADULT, infusion=[(0, 600, 6.0)], boluses=[(0, 0, 2.0)], seconds=600, every=15)
     np.testing.assert_allclose(path[0, 0, :, 2], ce[1:], rtol=1e-10)
     np.testing.assert_allclose(path[0, 0, :, 0], bis[1:], rtol=1e-7)
@@ -135,37 +121,35 @@ def test_pressure_without_drug_stays_where_it_is():
     law = published(typical_patient(35, 70, 170, "m"), dtype=torch.float64)
     assert float(law.base_pressure) == pytest.approx(91.8, abs=0.1)
     still = replace(law, time_heart_rate=0 * law.lag, time_stroke_volume=0 * law.lag)
-    nothing = Doses(*torch.zeros(3, 1, 1, dtype=torch.float64))
-    _, path = flow(still, still.initial_state(1), nothing, 240)
+    _, path = flow(still, still.initial_state(1), _given(0.0, 0.0, 0.0), 240)
     assert float((path[..., 1] - still.base_pressure).abs().max()) < 1e-9
     # With the effect of time, pressure falls towards the rest of volunteers.
-    _, path = flow(law, law.initial_state(1), nothing, 240)
+    _, path = flow(law, law.initial_state(1), _given(0.0, 0.0, 0.0), 240)
     assert path[0, 0, -1, 1] < path[0, 0, 0, 1] < law.base_pressure
 
 
 def test_ticks_of_15_s_are_within_1_mmhg_of_1_s():
-    people, one = load_patients(), torch.ones(110, 1, dtype=torch.float64)
     paths = []
     for seconds in (1, 15):
-        law = published(people, seconds, torch.float64)
-        state, doses, parts = law.initial_state(1), Doses(8 * one, 2 * one, 0 * one), []
+        law = published(load_patients(), seconds, torch.float64)
+        state, bolus, parts = law.initial_state(1), 2.0, []
         for _ in range(1800 // seconds // 120):
-            state, part = flow(law, state, doses, 120)
-            doses = replace(doses, propofol_bolus=0 * one)
+            state, part = flow(law, state, _given(8.0, bolus, 0.0, patients=110), 120)
+            bolus = 0.0
             parts.append(part)
         paths.append(torch.cat(parts, 2))
-    assert float((paths[0][:, :, 14::15, 1] - paths[1][..., 1]).abs().max()) < 1.0
-    torch.testing.assert_close(paths[0][:, :, 14::15, 2], paths[1][..., 2], rtol=1e-9, atol=1e-9)
+    fine, coarse = paths[0][:, :, 14::15], paths[1]
+    assert float((fine - coarse)[..., 1].abs().max()) < 1.0
+    torch.testing.assert_close(fine[..., 2], coarse[..., 2], rtol=1e-9, atol=1e-9)
 
 
 def test_norepinephrine_reaches_measured_levels_and_arrives_late():
     law = published(typical_patient(35, 70, 170, "m"), dtype=torch.float64)
-    one = torch.ones(1, 1, dtype=torch.float64)
-    end, path = flow(law, law.initial_state(1), Doses(0 * one, 0 * one, 0.2 * one), 240)
+    end, path = flow(law, law.initial_state(1), _given(0.0, 0.0, 0.2), 240)
     level = float(end[0, 0, 4 + law.hidden.index("central_norepinephrine")] / law.vc + law.endogenous)
     # Ensinger et al. (1992), healthy volunteers: 7.5 (sd 1.1) ug/L at 0.2 ug/kg/min.
     assert level == pytest.approx(7.5, abs=1.1)
-    _, without = flow(law, law.initial_state(1), Doses(0 * one, 0 * one, 0 * one), 240)
+    _, without = flow(law, law.initial_state(1), _given(0.0, 0.0, 0.0), 240)
     rise = (path - without)[0, 0, :, 1]
     assert rise[0] < 0.15 * rise[2]
     assert 30 < rise[-1] < 60

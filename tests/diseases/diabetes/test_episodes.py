@@ -44,23 +44,17 @@ def play(bank, timing="adaptive", name="random", episodes=3, seed=0, **settings)
 
 @pytest.mark.parametrize("world", ["own", "crossfit", "true"])
 @pytest.mark.parametrize("timing", ["adaptive", "fixed"])
-def test_the_clock_fills_the_day_in_ticks_and_rewards_are_the_integral_of_risk(world, timing):
+def test_rewards_are_the_integral_of_risk(world, timing):
     bank = three().world(world)
     process, played = play(bank, timing)
-    ticks = played.dt.double() * 12
-    assert float((ticks - ticks.round()).abs().max()) < 1e-4
-    assert (ticks.round().sum(-1) == 288).all()
-    assert played.valid.sum(-1).max() <= 5
-    assert (ticks.round()[played.valid] >= 6).all()
     glucose = bank.monitored(dense(process, played, GRID)[0]).double()
 
     def hours(values):
         return ((values[..., 1:] + values[..., :-1]) / 2).sum(-1) / 12
 
     # Float32 sums of up to 60 points an hour; the cap is in the reward alone.
-    torch.testing.assert_close(
-        played.rewards.sum(-1).double(), -0.1 * hours(risk(glucose).clamp(max=CAP)), rtol=1e-4, atol=1e-3
-    )
+    harm = hours(risk(glucose).clamp(max=CAP))
+    torch.testing.assert_close(played.rewards.sum(-1).double(), -0.1 * harm, rtol=1e-4, atol=1e-3)
     low = torch.stack([hours((glucose < limit).double()) for limit in (70, 54)], -1)
     torch.testing.assert_close(played.costs_path.sum(2).double(), low, rtol=1e-4, atol=1e-3)
     assert torch.equal(played.costs > 0, (played.monitored < 70) & played.valid)
@@ -83,11 +77,10 @@ def test_a_published_patient_in_the_process_is_the_published_model():
     for patient, episode in ((0, 0), (2, 1)):
         alone = truth(published().select([NAMES[patient]]))
         state, at = start(alone, 1), 0
-        for k in range(int(played.valid[patient, episode].sum())):
-            n = int(torch.round(played.dt[patient, episode, k] * 12))
-            found = flow(
-                alone, state, dose[patient, episode, k][None, None], grid[patient, episode, at : at + n][None, None]
-            )
+        lengths = torch.round(played.dt[patient, episode] * 12).int().tolist()
+        for k, n in enumerate(n for n in lengths if n):
+            eaten = grid[patient, episode, at : at + n]
+            found = flow(alone, state, dose[patient, episode, k][None, None], eaten[None, None])
             assert float((found.glucose[0, 0] - glucose[patient, episode, at : at + n + 1]).abs().max()) < 0.05
             state, at = found.state, at + n
 
@@ -100,15 +93,14 @@ def test_what_is_seen_is_bounded_and_says_what_a_person_knows():
     seen = played.observations
     assert torch.isfinite(seen).all()
     assert float(seen.abs().max()) <= 5
-    sensor = 140 + 60 * seen[..., 1:, 0]
-    assert float((sensor - played.monitored)[played.valid].abs().mean()) < 12
+    after = {name: seen[..., 1:, column] for name, column in columns.items()}
+    assert float((140 + 60 * seen[..., 1:, 0] - played.monitored)[played.valid].abs().mean()) < 12
     last = played.valid.roll(-1, 2)
     last[..., -1] = False
-    torch.testing.assert_close(
-        (4 * (seen[..., 1:, columns["since last decision"]] + 1))[last], played.dt[last], atol=1e-4, rtol=0
-    )
+    since = 4 * (after["since last decision"] + 1)
+    torch.testing.assert_close(since[last], played.dt[last], atol=1e-4, rtol=0)
     bolus = bank.denormalize_treatment(played.treatments)[..., 1]
-    torch.testing.assert_close(seen[..., 1:, columns["last bolus"]][last], 10 * bolus[last], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(after["last bolus"][last], 10 * bolus[last], atol=1e-4, rtol=1e-4)
     told = bank.context.clone()
     told[:, 1] = 0.6 * told[:, 0] * np.e
     _, informed = play(bank.replace(context=told), name="clinician", episodes=8)
@@ -141,9 +133,7 @@ SEEDS = np.arange(600).reshape(2, 300)
 def test_meals_are_those_of_a_day_and_announced_with_an_error():
     found = meals(SEEDS, WEIGHT)
     real = torch.isfinite(found.minutes)
-    assert (found.minutes[real] % 5 == 0).all()
-    assert (found.minutes[real] < 1440).all()
-    assert (found.minutes[real] >= 0).all()
+    assert set(found.minutes[real].tolist()) <= set(range(0, 1440, 5))
     assert ((found.grams > 0) == real).all()
     assert (found.minutes[..., 1:] >= found.minutes[..., :-1])[real[..., 1:]].all()
     early, late = (found.announced_minutes - found.minutes)[real], (found.announced_grams / found.grams)[real].log()
@@ -166,11 +156,9 @@ def test_what_is_served_is_what_is_eaten_at_any_hour_and_horizon(seed, hour, hou
 def test_risk_is_least_at_its_published_zero_and_clamped():
     values = torch.tensor([0.0, 10.0, 112.5, 600.0, 900.0], dtype=torch.float64)
     found = risk(values)
-    assert found[0] == found[1]
-    assert found[3] == found[4]
+    assert (found[0], found[3]) == (found[1], found[4])
     assert found[2] < 1e-4
-    assert float(risk(torch.tensor(29.0))) > CAP > float(risk(torch.tensor(31.0)))
-    assert float(risk(torch.tensor(415.0))) > CAP > float(risk(torch.tensor(411.0)))
+    assert (risk(torch.tensor([29.0, 31.0, 411.0, 415.0])) > CAP).tolist() == [True, False, False, True]
 
 
 @settings(max_examples=25, deadline=None)

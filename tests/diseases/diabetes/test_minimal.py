@@ -27,14 +27,11 @@ def test_the_step_agrees_with_a_general_solver():
     x[0] = 140.0
     for tick in range(72):
         dose, food = insulin[0, 0, tick] / 5, meal[0, 0, tick] / 5
-        solved = solve_ivp(
-            lambda t, y, dose=dose, food=food: derivative(torch.from_numpy(y), dose, food, CENTER[0]).numpy(),
-            (0, 5),
-            x,
-            rtol=1e-9,
-            atol=1e-9,
-        )
-        x = solved.y[:, -1]
+
+        def slope(_, y, dose=dose, food=food):
+            return derivative(torch.from_numpy(y), dose, food, CENTER[0]).numpy()
+
+        x = solve_ivp(slope, (0, 5), x, rtol=1e-9, atol=1e-9).y[:, -1]
         assert abs(float(found[tick + 1]) - x[0]) < 0.05
 
 
@@ -52,8 +49,10 @@ def test_insulin_lowers_meals_raise_and_both_die_away():
 
 @functools.cache
 def recorded():
+    """The patients, their records, and insulin and logged meals per kg of body weight."""
     model = truth(published().select(NAMES))
-    return model, record(model, days=DAYS), model.values["BW"]
+    found, weight = record(model, days=DAYS), model.values["BW"]
+    return model, found, (found.basal / 12 + found.bolus) / weight, found.logged / weight
 
 
 def test_a_persons_records_do_not_depend_on_who_else_is_recorded():
@@ -83,12 +82,8 @@ def test_the_reference_can_always_cover_what_is_left(hours, decisions, ahead):
 
 
 def test_a_forecast_of_many_parameter_sets_is_that_of_each():
-    _, found, weight = recorded()
-    given = (
-        found.sensor[:, 100:101],
-        found.bolus[:, None, 4:150] / weight[..., None],
-        found.logged[:, None, 4:150] / weight[..., None],
-    )
+    _, found, insulin, meal = recorded()
+    given = (found.sensor[:, 100:101], insulin[:, None, 4:150], meal[:, None, 4:150])
     sets = CENTER.float() * torch.tensor([[[0.8], [1.2]]]).expand(3, 2, 1)
     many = forecast(sets, *given, 96)
     for j in range(2):
@@ -97,8 +92,7 @@ def test_a_forecast_of_many_parameter_sets_is_that_of_each():
 
 @pytest.mark.parametrize(("source", "parity", "at_4", "at_23"), [("sensor", 0, 0.75, 0.55), ("finger", 1, 0.5, 0.4)])
 def test_the_fit_foresees_random_treatment(source, parity, at_4, at_23):
-    model, found, weight = recorded()
-    insulin, meal = (found.basal / 12 + found.bolus) / weight, found.logged / weight
+    model, found, insulin, meal = recorded()
     fitted = fit(getattr(found, source), insulin, meal, parity, iterations=8)
     starts = torch.tensor([DAY * day + 12 * hour for day in range(1, DAYS - 1) for hour in (1, 5, 9, 13, 17)])
     starts = starts[starts // DAY % 2 != parity]
@@ -112,13 +106,9 @@ def test_the_fit_foresees_random_treatment(source, parity, at_4, at_23):
     shape = (len(NAMES), len(starts), 12)
     basal, bolus = 0.03 * torch.rand(shape, generator=g), 0.08 * torch.rand(shape, generator=g)
     random = basal.repeat_interleave(24, -1)[..., :length] / 12
-    random[..., ::24] += (bolus * (torch.rand(shape, generator=g) < 0.4))[..., : random[..., ::24].shape[-1]]
-    true = play(
-        model,
-        torch.cat(states, 1),
-        12 * random * weight[..., None],
-        found.grams[:, starts[:, None] + torch.arange(length)],
-    )
+    random[..., ::24] += bolus * (torch.rand(shape, generator=g) < 0.4)
+    eaten = found.grams[:, starts[:, None] + torch.arange(length)]
+    true = play(model, torch.cat(states, 1), 12 * random * model.values["BW"][..., None], eaten)
     window = starts[:, None] + torch.arange(-96, length)
     inputs = torch.cat([insulin[:, window[:, :96]], random], -1)
     reading = found.sensor[:, starts]
@@ -132,8 +122,7 @@ def test_the_fit_foresees_random_treatment(source, parity, at_4, at_23):
 
 
 def test_an_odd_days_reading_does_not_change_a_fit_to_even_days():
-    _, found, weight = recorded()
-    insulin, meal = (found.basal / 12 + found.bolus) / weight, found.logged / weight
+    _, found, insulin, meal = recorded()
     changed = found.sensor.clone()
     changed[:, DAY : 2 * DAY] = 300.0
     a, b = (fit(x[:1], insulin[:1], meal[:1], 0, iterations=2) for x in (found.sensor, changed))

@@ -1,7 +1,5 @@
 """The view's measurements come as often as those of the cohort that its numbers are estimated from, here."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 

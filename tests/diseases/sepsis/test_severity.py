@@ -18,12 +18,8 @@ def scalar_sofa(spo2, bilirubin, gcs, urine, dose):
     hepatic = sum(_s(bilirubin - c, 0.3, 1.5) for c in (1.2, 2, 6, 12))
     neurologic = sum(_s(c - gcs, 0.5, 1.5) for c in (15, 13, 10, 6))
     renal = _s(500 - urine, 50, 120) + 2 * _s(200 - urine, 50, 120)
-    cardio = (
-        _s(dose - 0.01, 0.003, 0.01)
-        + _s(dose - 0.05, 0.01, 0.03)
-        + _s(dose - 0.1, 0.02, 0.05)
-        + _s(dose - 0.25, 0.03, 0.08)
-    )
+    steps = ((0.01, 0.003, 0.01), (0.05, 0.01, 0.03), (0.1, 0.02, 0.05), (0.25, 0.03, 0.08))
+    cardio = sum(_s(dose - c, a, b) for c, a, b in steps)
     return respiratory + hepatic + neurologic + renal + cardio
 
 
@@ -33,8 +29,7 @@ def scalar_sofa(spo2, bilirubin, gcs, urine, dose):
 def test_sofa_agrees_with_a_scalar_computation(row):
     spo2, _, bilirubin, gcs, urine, _, dose = row
     expected = scalar_sofa(spo2, bilirubin, gcs, urine, dose)
-    state = np.array(row[:6])
-    assert sepsis.sofa(state, np.array(dose)) == pytest.approx(expected, rel=1e-12)
+    assert sepsis.sofa(np.array(row[:6]), np.array(dose)) == pytest.approx(expected, rel=1e-12)
     stacked = torch.tensor([row[:6], row[:6]], dtype=torch.float64)
     both = sepsis.sofa(stacked, torch.tensor([dose, dose], dtype=torch.float64))
     assert both.tolist() == pytest.approx([expected, expected], rel=1e-12)

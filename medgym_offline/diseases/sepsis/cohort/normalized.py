@@ -7,11 +7,10 @@ from pathlib import Path
 
 import polars as pl
 
-from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.long_table import dataset_name
 from medgym_offline.cohorts.meds import REPEATED_ORDERS
 from medgym_offline.cohorts.names import own_variables, typed_attributes
-from medgym_offline.cohorts.source import Records, event_frame, provenance_of
+from medgym_offline.cohorts.source import Records, Rejections, event_frame, provenance_of
 from medgym_offline.cohorts.tables import collect, column_names, find_table, scan_table, typed
 from medgym_offline.diseases.concepts import CohortDefinition
 from medgym_offline.errors import CohortError

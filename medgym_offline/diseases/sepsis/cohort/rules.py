@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.grid import GridCohort, cell_sums, numbered_rows
+from medgym_offline.cohorts.source import Rejections
 
 __all__ = [
-    *("COMPONENTS", "INSENSIBLE_LITRES_PER_HOUR", "IRRIGANT", "SPECIMENS", "URINE_GAP_HOURS", "arterial", "coma_scale"),
-    *("fluid_balance", "hourly_vasopressin", "severity", "urine_records"),
-]
+    "COMPONENTS", "INSENSIBLE_LITRES_PER_HOUR", "IRRIGANT", "SPECIMENS", "URINE_GAP_HOURS", "arterial", "coma_scale",
+    "fluid_balance", "hourly_vasopressin", "severity", "urine_records",
+]  # fmt: skip
 
 #: Item -> component of the coma scale; each starts at 1.
 COMPONENTS = {"184": "eye", "220739": "eye", "723": "verbal", "223900": "verbal", "454": "motor", "223901": "motor"}
