@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from medgym_offline.datasets import generate, list_recipes, load_dataset, read_recipe, recipes, shards, verify
+from medgym_offline.datasets.behaviors import resolve_behavior
 from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.datasets.shards import reference_returns
 from medgym_offline.envs import ProcessConfig, draw_noise, episode_seeds
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import cache_folder, sha256_file
@@ -84,6 +86,17 @@ def test_a_policy_file_of_each_patient_as_behavior(recipe, tiny_bank, tmp_path):
     # Another policy under the same name is noticed.
     save_policy(StackedActor(StackedMLP(4, (9, 8, 4), seeds=[7, 8, 9, 10]), ids, decisions=20), path)
     assert [c.name for c in verify(made.id, root=tmp_path, replay=2, progress=False).faults] == ["behavior"]
+
+
+def test_policies_without_a_digest_share_no_score(recipe, tiny_bank):
+    """Nor do two that have one; the cache of scores is by digest."""
+    returns = []
+    for name in ("zero", "max"):
+        behavior = resolve_behavior(name, tiny_bank, recipe.timing, recipe.decisions)
+        for digest in (behavior.digest, ""):
+            acting = dataclasses.replace(behavior, digest=digest)
+            returns.append(reference_returns(recipe, tiny_bank, [0], acting, False)["returns"]["behavior"])
+    assert returns[0] == returns[1] != returns[2] == returns[3]
 
 
 def work():
