@@ -30,14 +30,15 @@ from pydantic import NonNegativeInt, PositiveInt
 from scipy.stats import bootstrap
 from torch import Tensor
 
-from experiments import common
-from experiments.common import Recipe, Row, Scores, shown
+from experiments.common import Recipe, Row, Scores, digest, main, markdown_table, shown, spread, tidy_rows, units
 from medgym_offline import SimulatorBank, load_simulators
 from medgym_offline.diseases.base import Process
 from medgym_offline.seeds import generator
 from medgym_offline.simulators.checks import constant_scores
 
 PAIRS = (("fixed", "constant"), ("adaptive", "fixed"), ("adaptive", "constant"), ("fine", "fixed"))
+DECISIONS = 5
+"""K."""
 CELLS, SEARCHED = 36, 12
 """Quadrature cells of an interval where values are reported (at most an hour each for the longest), and in a search."""
 GROUPS = ((0.0, 0.0), (0.01, 0.06), (0.06, 0.15), (0.15, 1.0))
@@ -55,13 +56,11 @@ class CeilingsRecipe(Recipe):
 
     Attributes:
         patients: Evenly spread over the bank; 0: all. Searched in shards of `shard`, which part of the result.
-        decisions: K.
         steps, refine: Adam steps through the solution map per class, and of the best start through the solver.
     """
 
     bank: str = "sepsis-v0"
     patients: NonNegativeInt = 22
-    decisions: PositiveInt = 5
     steps: PositiveInt = 150
     refine: PositiveInt = 60
     shard: PositiveInt = 11
@@ -148,7 +147,7 @@ def schedule_harm(bank: SimulatorBank, treatment: Tensor, hours: Tensor, cells: 
 
 
 def _improved(
-    bank: SimulatorBank, decisions: int, u: Tensor, hours: Tensor, free: bool, steps: int, rate: float
+    bank: SimulatorBank, u: Tensor, hours: Tensor, free: bool, steps: int, rate: float
 ) -> tuple[Tensor, Tensor]:
     """Adam on the logits of schedules (P, S, k, treatments), (P, S, K), all at once; each keeps its own best.
 
@@ -160,9 +159,8 @@ def _improved(
     optimizer = torch.optim.Adam([dose, clock] if free else [dose], lr=rate, betas=(0.9, 0.98))
     best = torch.full(u.shape[:2], torch.inf)
     best_u, best_hours = u.expand(-1, -1, holds, -1).clone(), hours.clone()
-    cells = max(2, SEARCHED * decisions // holds)
-    if bank.backend == "ode":
-        cells = max(cells, round(process.horizon / holds))
+    least = round(process.horizon / holds) if bank.backend == "ode" else 2
+    cells = max(least, SEARCHED * DECISIONS // holds)
     for step in range(steps + 1):
         now = torch.sigmoid(dose).expand(-1, -1, holds, -1)
         dt = intervals(clock, process) if free else hours
@@ -181,10 +179,11 @@ def _improved(
     return best_u, best_hours
 
 
-def _best(bank: SimulatorBank, decisions: int, u: Tensor, hours: Tensor) -> Schedules:
-    """The best of S schedules per patient, scored by the solver."""
+def _best(bank: SimulatorBank, *tried: tuple[Tensor, Tensor]) -> Schedules:
+    """The best schedule per patient among several lots (P, S, K, treatments), (P, S, K), scored by the solver."""
+    u, hours = (torch.cat(parts, 1) for parts in zip(*tried))
     # Cells of the same length in every class of equal intervals, so that quadrature favors none.
-    cells = max(1, CELLS * decisions // hours.shape[-1])
+    cells = max(1, CELLS * DECISIONS // hours.shape[-1])
     with torch.no_grad():
         harm = schedule_harm(bank.with_backend("ode"), u, hours, cells)
     row, pick = torch.arange(len(u)), harm.argmin(1)
@@ -192,21 +191,19 @@ def _best(bank: SimulatorBank, decisions: int, u: Tensor, hours: Tensor) -> Sche
 
 
 def _searched(
-    bank: SimulatorBank, recipe: CeilingsRecipe, u: Tensor, hours: Tensor, free: bool, known: Schedules | None
+    bank: SimulatorBank, recipe: CeilingsRecipe, u: Tensor, hours: Tensor, known: Schedules | None, free: bool = False
 ) -> Schedules:
     """Search from the starts, refine the best through the solver, and never do worse than `known`."""
-    k, hours = recipe.decisions, hours.expand(*u.shape[:2], -1)
-    u_found, found = _improved(bank, k, u, hours, free, recipe.steps, RATE)
+    hours = hours.expand(*u.shape[:2], -1)
     # The starts compete as they are: a logit never reaches a dose of exactly 0.
-    u_all, all_hours = [u_found, u.expand(-1, -1, hours.shape[-1], -1)], [found, hours]
+    tried = [_improved(bank, u, hours, free, recipe.steps, RATE), (u.expand(-1, -1, hours.shape[-1], -1), hours)]
     if known is not None:
-        u_all.append(known.treatment[:, None])
-        all_hours.append(known.hours[:, None])
-    best = _best(bank, k, torch.cat(u_all, 1), torch.cat(all_hours, 1))
+        tried.append((known.treatment[:, None], known.hours[:, None]))
+    best = _best(bank, *tried)
     before, clock = best.treatment[:, None], best.hours[:, None]
-    one = before[:, :, :1] if u.shape[2] == 1 else before
-    u_fine, fine = _improved(bank.with_backend("ode"), k, one, clock, free, recipe.refine, 0.4 * RATE)
-    return _best(bank, k, torch.cat([before, u_fine], 1), torch.cat([clock, fine], 1))
+    one = before[:, :, : u.shape[2]]
+    refined = _improved(bank.with_backend("ode"), one, clock, free, recipe.refine, 0.4 * RATE)
+    return _best(bank, (before, clock), refined)
 
 
 def _constant_starts(bank: SimulatorBank) -> Tensor:
@@ -218,45 +215,40 @@ def _constant_starts(bank: SimulatorBank) -> Tensor:
     return torch.stack([grid[inside[harm[:, inside].argmin(1)]] for inside in groups], 1).unsqueeze(2)
 
 
-def _fixed_starts(bank: SimulatorBank, constant: Tensor, best: Schedules, holds: int) -> Tensor:
+def _fixed_starts(bank: SimulatorBank, constant: Tensor, best: Schedules) -> Tensor:
     """(P, S, K, treatments): the best constant, falling and front-loaded versions of it, other constants, a random
     one."""
-    base = best.treatment[:, None, :1].expand(-1, 1, holds, -1)
-    fall = torch.linspace(1.5, 0.5, holds)[:, None]
-    front = base.clone()
-    front[..., -1] = torch.linspace(1.0, 0.0, holds)
+    base = best.treatment[:, None]
+    fall, front = torch.linspace(1.5, 0.5, DECISIONS)[:, None], base.clone()
+    front[..., -1] = torch.linspace(1.0, 0.0, DECISIONS)
     noise = np.stack([generator(0, "ceiling-start", p).normal(0.0, 1.0, base.shape[2:]) for p in bank.patients])
     random = torch.sigmoid(torch.logit(base.clamp(0.02, 0.98)) + torch.from_numpy(noise).float().unsqueeze(1))
-    others = constant.expand(-1, -1, holds, -1)[:, 1:3]
+    others = constant.expand(-1, -1, DECISIONS, -1)[:, 1:3]
     return torch.cat([base, (base * fall).clamp(0.0, 1.0), front, random, others], 1)
 
 
 def _adaptive_starts(fixed: Schedules, process: Process) -> tuple[Tensor, Tensor]:
     """The best fixed schedule, and it read at other break points: (P, S, K, treatments), (S, K)."""
-    holds = fixed.hours.shape[1]
-    clocks = [fixed.hours[0]]
-    for ratio in GROWTH:
-        clock = ratio ** torch.arange(float(holds))
-        clocks.append(intervals(interval_logits(process.horizon * clock / clock.sum(), process), process))
-    hours = torch.stack(clocks)
-    at = ((hours.cumsum(1) - 0.5 * hours) / process.horizon * holds).long().clamp(max=holds - 1)
+    clocks = torch.tensor(GROWTH)[:, None] ** torch.arange(float(DECISIONS))
+    grown = process.horizon * clocks / clocks.sum(-1, keepdim=True)
+    hours = torch.cat([fixed.hours[:1], intervals(interval_logits(grown, process), process)])
+    at = ((hours.cumsum(1) - 0.5 * hours) / process.horizon * DECISIONS).long().clamp(max=DECISIONS - 1)
     return fixed.treatment[:, at], hours
 
 
 def ceilings(bank: SimulatorBank, recipe: CeilingsRecipe) -> dict[str, Schedules]:
     """The best `constant`, `fixed`, `adaptive` and `fine` schedules of every patient of a bank with a solution map."""
-    holds, process = recipe.decisions, bank.disease.process
-    starts, equal = _constant_starts(bank), torch.full((holds,), process.horizon / holds)
-    constant = _searched(bank, recipe, starts, equal, False, None)
-    fixed = _searched(bank, recipe, _fixed_starts(bank, starts, constant, holds), equal, False, constant)
-    adaptive = _searched(bank, recipe, *_adaptive_starts(fixed, process), True, fixed)
+    process, starts = bank.disease.process, _constant_starts(bank)
+    equal, short = (torch.full((n,), process.horizon / n) for n in (DECISIONS, FINER * DECISIONS))
+    constant = _searched(bank, recipe, starts, equal, None)
+    fixed = _searched(bank, recipe, _fixed_starts(bank, starts, constant), equal, constant)
+    adaptive = _searched(bank, recipe, *_adaptive_starts(fixed, process), fixed, free=True)
     # The fine search starts from the fixed schedule, and from the adaptive one read amid each short interval.
-    short = torch.full((FINER * holds,), process.horizon / (FINER * holds))
     cut = Schedules(fixed.harm, fixed.treatment.repeat_interleave(FINER, 1), short.expand(len(bank), -1))
     middle = short.cumsum(0) - 0.5 * short
-    at = (adaptive.hours.cumsum(1).unsqueeze(1) <= middle[:, None]).sum(-1).clamp(max=holds - 1)
+    at = (adaptive.hours.cumsum(1).unsqueeze(1) <= middle[:, None]).sum(-1).clamp(max=DECISIONS - 1)
     read = torch.take_along_dim(adaptive.treatment, at.unsqueeze(-1), 1)
-    fine = _searched(bank, recipe, torch.stack([cut.treatment, read], 1), short, False, cut)
+    fine = _searched(bank, recipe, torch.stack([cut.treatment, read], 1), short, cut)
     return {"constant": constant, "fixed": fixed, "adaptive": adaptive, "fine": fine}
 
 
@@ -266,21 +258,19 @@ def ceilings(bank: SimulatorBank, recipe: CeilingsRecipe) -> dict[str, Schedules
 def _shard(bank: SimulatorBank, recipe: CeilingsRecipe) -> pl.DataFrame:
     parts = []
     for name, schedules in ceilings(bank, recipe).items():
-        harm = dict(zip(bank.patients, schedules.harm.double().tolist()))
-        parts.append(
-            common.tidy_rows(bank.name, Row(name, "ind", "open-loop", recipe.decisions), 0, "own", "harm", harm)
-        )
+        harm = {(patient, "harm"): one for patient, one in zip(bank.patients, schedules.harm.double().tolist())}
+        parts.append(tidy_rows(bank.name, Row(name, "ind", "open-loop", DECISIONS), 0, "own", harm))
     return pl.concat(parts)
 
 
 def run(recipe: CeilingsRecipe, folder: Path, workers: int = 1) -> pl.DataFrame:
     """Harm of the best schedule found of every class, patient by patient; finished shards are kept in `folder`."""
-    bank = load_simulators(recipe.bank)
-    chosen = common.spread(bank.patients, recipe.patients)
-    parts = [chosen[first : first + recipe.shard] for first in range(0, len(chosen), recipe.shard)]
-    settings = recipe.model_dump(exclude={"name"})
-    names = [f"{i:04d}-{common.digest(bank.content_hash, part, settings)}" for i, part in enumerate(parts)]
-    return common.units({n: (_shard, bank.select(p), recipe) for n, p in zip(names, parts)}, folder, workers)
+    bank, settings, calls = load_simulators(recipe.bank), recipe.model_dump(exclude={"name"}), {}
+    chosen = spread(bank.patients, recipe.patients)
+    for first in range(0, len(chosen), recipe.shard):
+        part = bank.select(chosen[first : first + recipe.shard])
+        calls[f"{first:04d}-{digest(part.content_hash, part.patients, settings)}"] = _shard, part, recipe
+    return units(calls, folder, workers)
 
 
 def markdown(recipe: CeilingsRecipe, scores: Scores) -> str:
@@ -297,10 +287,10 @@ def markdown(recipe: CeilingsRecipe, scores: Scores) -> str:
         quantile, above = f"{np.quantile(gain, 0.9):.2f}", f"{100 * (gain > 2).mean():.0f}"
         body.append([f"{one} over {other}", *cells, quantile, above])
     heads = ["Schedules", "Median", "Mean", "90 % quantile", "Patients above 2 %"]
-    caption = f"Gain in mean harm, %, {len(harm)} patients, own world, K = {recipe.decisions}"
+    caption = f"Gain in mean harm, %, {len(harm)} patients, own world, K = {DECISIONS}"
     title = f"# Open-loop ceilings of {recipe.bank}\n\n    python -m experiments.ceilings {recipe.name}\n\n"
-    return title + common.markdown_table(caption, heads, body) + "\n"
+    return title + markdown_table(caption, heads, body) + "\n"
 
 
 if __name__ == "__main__":
-    common.main(__doc__, CeilingsRecipe, run, markdown)
+    main(__doc__, CeilingsRecipe, run, markdown)

@@ -195,16 +195,15 @@ class Row(NamedTuple):
     decisions: int
 
 
-def tidy_rows(data: str, row: Row, seed: int, world: str, metric: str, values: Mapping[str, float]) -> pl.DataFrame:
-    """One metric, patient -> value, as tidy rows."""
-    rows = [(data, *row, seed, patient, world, metric, float(value)) for patient, value in values.items()]
+def tidy_rows(data: str, row: Row, seed: int, world: str, values: Mapping[tuple[str, str], float]) -> pl.DataFrame:
+    """(Patient, metric) -> value, as tidy rows."""
+    rows = [(data, *row, seed, patient, world, metric, float(value)) for (patient, metric), value in values.items()]
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
 def facts(data: str, row: Row, seed: int, values: Mapping[str, float | None], world: str = "training") -> pl.DataFrame:
     """Numbers that belong to no single patient as tidy rows; None is left out."""
-    rows = [(data, *row, seed, "all", world, metric, value) for metric, value in values.items() if value is not None]
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    return tidy_rows(data, row, seed, world, {("all", name): v for name, v in values.items() if v is not None})
 
 
 def tidy(evaluation: Evaluation, data: str, row: Row, seed: int) -> pl.DataFrame:
@@ -212,16 +211,15 @@ def tidy(evaluation: Evaluation, data: str, row: Row, seed: int) -> pl.DataFrame
     parts = []
     for world, found in evaluation.worlds.items():
         columns = found.per_patient
-        for metric in (m for m in BETTER if m in columns):
-            parts.append(tidy_rows(data, row, seed, world, metric, dict(zip(columns["patient"], columns[metric]))))
-        for who, policy in (("policy", row), ("behavior", Row("data", "data", row.timing, row.decisions))):
-            if found.support and who in found.support:
-                quantiles = found.support[who]["quantiles"]
-                distances = {f"support_distance@q{percent}": float(value) for percent, value in enumerate(quantiles)}
-                parts.append(facts(data, policy, seed if policy == row else 0, distances, world))
-        means = {name: found.curves[curve]["mean"][:97:4] for curve, name in CURVES.items() if curve in found.curves}
-        single = {f"{name}@{4 * i}": float(v) for name, mean in means.items() for i, v in enumerate(mean)}
-        parts.append(facts(data, row, seed, single, world))
+        values = {(p, m): v for m in BETTER if m in columns for p, v in zip(columns["patient"], columns[m])}
+        parts.append(tidy_rows(data, row, seed, world, values))
+        for who, policy, run in (("policy", row, seed), ("behavior", row._replace(method="data", scope="data"), 0)):
+            if who in found.support:
+                quantiles = enumerate(found.support[who]["quantiles"])
+                parts.append(facts(data, policy, run, {f"support_distance@q{q}": v for q, v in quantiles}, world))
+        for curve in (curve for curve in CURVES if curve in found.curves):
+            mean = enumerate(found.curves[curve]["mean"][:97:4])
+            parts.append(facts(data, row, seed, {f"{CURVES[curve]}@{4 * i}": v for i, v in mean}, world))
     return pl.concat(parts)
 
 
@@ -313,6 +311,10 @@ class Scores:
                 "difference": (found.difference, *found.difference_interval),
             }
         return self._gains[key]
+
+    def facts(self, metric: str, form: str = ".2f", world: str = "training", none: str = "-") -> Callable[[Row], str]:
+        """Column of numbers of no single patient; `none` where it was not recorded."""
+        return lambda row: none if (found := self.fact(row, metric, world)) is None else format(found, form)
 
     def means(self, world: str, metric: str, show: Callable[..., str] | None = None) -> Callable[[Row], str]:
         """Column of the means of a metric."""

@@ -9,16 +9,17 @@ the data (13).
 
 from __future__ import annotations
 
-import argparse
-from functools import partial
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import typer
 
 from experiments.common import HERE, Row, Scores, label, read_scores
-from medgym_offline.reports.blocks import Page, Section
+from medgym_offline.reports.blocks import Figure, Page, Section
 from medgym_offline.reports.figures import INK, draw_figure
 from medgym_offline.reports.page import write_page
 
@@ -68,30 +69,31 @@ def page(scores: Scores, title: str) -> Page:
     sections = []
     trained = [row for row in scores.rows if row.scope != "baseline"]
     most = max(row.decisions for row in trained)
-    for world, timing in ((w, t) for w in scores.worlds for t in dict.fromkeys(row.timing for row in trained)):
+
+    def figure(world: str, name: str, draw: Callable[..., None], rows: list[Row], *more: str) -> Figure:
+        return draw_figure(name, lambda on: draw(on.subplots(), scores, world, rows, *more), name, (6.0, 5.0))
+
+    for world, timing in product(scores.worlds, dict.fromkeys(row.timing for row in trained)):
         rows = [row for row in trained if row.timing == timing and row.decisions == most]
-        kinds = {"Scores": (_intervals, rows), "Ind against Pop": (_patients, rows)}
-        kinds["Severity over time"] = partial(_courses, variable="sofa"), rows
-        kinds["Lactate over time"] = partial(_courses, variable="lactate"), rows
+        kinds: list[Any] = [("Scores", _intervals, rows), ("Ind against Pop", _patients, rows)]
+        kinds += [("Severity over time", _courses, rows, "sofa"), ("Lactate over time", _courses, rows, "lactate")]
         if budget := [row for row in trained if row.timing == timing and row.decisions < most]:
-            kinds["Scores by budget"] = _intervals, [*budget, budget[0]._replace(decisions=most)]
+            kinds.append(("Scores by budget", _intervals, [*budget, budget[0]._replace(decisions=most)]))
         if "support_distance" in scores.frame["metric"]:
-            kinds["Distance to the data"] = _support, [row for row in rows if row.scope == "ind"] or rows
-        figures = []
-        for name, (draw, shown) in kinds.items():
-            fill = partial(draw, scores=scores, world=world, rows=shown)
-            figures.append(draw_figure(name, lambda canvas, fill=fill: fill(canvas.subplots()), name, (6.0, 5.0)))
+            kinds.append(("Distance to the data", _support, [row for row in rows if row.scope == "ind"] or rows))
+        figures = (figure(world, *kind) for kind in kinds)
         sections.append(Section(f"{world.capitalize()} world, {timing} timing", *figures))
     return Page(title, sections)
 
 
+def main(names: list[str], results: Path = HERE / "results", output: Path = Path("runs/figures")) -> None:
+    """Draw NAMES, recipes of the online or offline study, from RESULTS, the folder of NAME.parquet."""
+    for name in names:
+        write_page(
+            output / f"{name}.html", page(Scores(read_scores(results / f"{name}.parquet")), f"Figures of {name}")
+        )
+        print(output / f"{name}.html")
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="+", help="recipes of the online or offline study")
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of NAME.parquet")
-    parser.add_argument("--output", type=Path, default=Path("runs/figures"))
-    options = parser.parse_args()
-    for name in options.names:
-        scored = Scores(read_scores(options.results / f"{name}.parquet"))
-        write_page(options.output / f"{name}.html", page(scored, f"Figures of {name}"))
-        print(options.output / f"{name}.html")
+    typer.run(main)

@@ -19,7 +19,7 @@ import polars as pl
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from experiments import common
-from experiments.common import Form, Recipe, Row, Scores, label, shown, shown_cut, table
+from experiments.common import Recipe, Row, Scores, shown, shown_cut, table
 from medgym_offline import SimulatorBank, Transitions, evaluate, load_dataset, load_simulators
 from medgym_offline.datasets.recipes import find_recipe
 from medgym_offline.offline import ALGORITHMS, PROFILES, OfflineConfig, train
@@ -28,15 +28,10 @@ from medgym_offline.online import load_behavior
 Algorithm = Literal[tuple(ALGORITHMS)]  # type: ignore[valid-type]
 Scope = Literal["ind", "pop"]
 BEHAVIOR = "trpo-lag"  # the algorithm of the release's behaviors; the data are of its individual policies
+TOOK = {"Updates": "updates", "Batch": "batch", "Width": "hidden", "Training, s": "seconds"}
+TOOK |= {"Learners stopped": "stopped"}
 CHAIN = (("cql", "dqn"), ("gcql", "cql"), ("cql-discrete", "dqn-discrete"), ("gcql-discrete", "cql-discrete"))
 Source = tuple[Transitions, SimulatorBank]
-
-
-class Variant(Form):
-    """An algorithm with the settings of `OfflineConfig` that differ from the common ones."""
-
-    algorithm: Algorithm
-    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class OfflineRecipe(Recipe):
@@ -45,13 +40,14 @@ class OfflineRecipe(Recipe):
     Attributes:
         datasets: Ids, one per timing of a bank.
         patients: Evenly spread over the bank; 0: all.
-        variants: More learners, by the name that they have in tables; compared with CQL and GCQL.
+        variants: Forms of GCQL, by the name that they have in tables: settings of `OfflineConfig` that differ from the
+            common ones. Compared with CQL and GCQL.
         settings: What differs from the quick profile of `OfflineConfig`.
     """
 
     datasets: tuple[str, ...] = Field(("medgym/sepsis-ind-fixed-v0", "medgym/sepsis-ind-v0"), min_length=1)
     algorithms: tuple[Algorithm, ...] = Field(tuple(ALGORITHMS), min_length=1)
-    variants: dict[str, Variant] = Field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
     scopes: tuple[Scope, ...] = Field(("ind", "pop"), min_length=1)
     patients: NonNegativeInt = 0
     seeds: PositiveInt = 5
@@ -66,8 +62,8 @@ class OfflineRecipe(Recipe):
     def learners(self) -> dict[str, tuple[str, OfflineConfig]]:
         """Name -> algorithm and its settings."""
         common = PROFILES["quick"].to_dict() | self.settings
-        every = {a: Variant(algorithm=a) for a in self.algorithms} | self.variants
-        return {name: (v.algorithm, OfflineConfig.from_dict(common | v.settings)) for name, v in every.items()}
+        found = {name: (name, OfflineConfig.from_dict(common)) for name in self.algorithms}
+        return found | {name: ("gcql", OfflineConfig.from_dict(common | own)) for name, own in self.variants.items()}
 
     def pairs(self, row: Row) -> list[tuple[Row, Row]]:
         """Which learners are compared, of the scope and timing of `row`."""
@@ -79,6 +75,11 @@ class OfflineRecipe(Recipe):
 # -- training and scoring ----------------------------------------------------------------------------------------------
 
 
+def _score(source: Source, row: Row, episodes: int, policy: Any, seed: int = 0) -> pl.DataFrame:
+    data, bank = source
+    return common.tidy(evaluate(policy, episodes=episodes, bank=bank, dataset=data), data.dataset_id, row, seed)
+
+
 def _train(source: Source, row: Row, episodes: int, seed: int, algorithm: str, config: OfflineConfig) -> pl.DataFrame:
     """Train one row at one seed on the data of the bank's patients, and score it in every world."""
     data, bank = source
@@ -86,14 +87,12 @@ def _train(source: Source, row: Row, episodes: int, seed: int, algorithm: str, c
     found = train(algorithm, data, row.scope, seed, config, patients=bank.patients, progress=False)
     cost = {"seconds": time.monotonic() - started, "updates": config.updates, "batch": config.batch}
     cost |= {"hidden": config.hidden, "stopped": len(found.stopped)}
-    scored = evaluate(found.policy, episodes=episodes, bank=bank, dataset=data)
-    return pl.concat([common.tidy(scored, data.dataset_id, row, seed), common.facts(data.dataset_id, row, seed, cost)])
+    scored = _score(source, row, episodes, found.policy, seed)
+    return pl.concat([scored, common.facts(data.dataset_id, row, seed, cost)])
 
 
 def _behavior(source: Source, row: Row, episodes: int) -> pl.DataFrame:
-    data, bank = source
-    scored = evaluate(load_behavior(bank.name, row.scope, row.timing), episodes=episodes, bank=bank, dataset=data)
-    return common.tidy(scored, data.dataset_id, row, 0)
+    return _score(source, row, episodes, load_behavior(source[1].name, row.scope, row.timing))
 
 
 def load_source(dataset: str, patients: int) -> Source:
@@ -116,9 +115,8 @@ def run(recipe: OfflineRecipe, folder: Path, workers: int = 1, sources: list[Sou
 
     for source, scope in product(sources, ("ind", "pop")):
         add(_behavior, source, BEHAVIOR, scope)
-    for seed, source, (name, how), scope in product(
-        range(recipe.seeds), sources, recipe.learners().items(), recipe.scopes
-    ):
+    learners = recipe.learners().items()
+    for seed, source, (name, how), scope in product(range(recipe.seeds), sources, learners, recipe.scopes):
         add(_train, source, name, scope, seed, *how)
     return common.units(calls, folder, workers)
 
@@ -142,12 +140,9 @@ def markdown(recipe: OfflineRecipe, found: Scores) -> str:
         parts.append(f"## {dataset}: {scores.patients(scores.rows[0])} patients, {scores.rows[0].timing} timing")
         for world in scores.worlds:
             parts += _world(recipe, scores, world)
-        body = []
-        for row in (r for r in scores.rows if r.method != BEHAVIOR):
-            cells = [f"{scores.fact(row, n) or 0:,.0f}" for n in ("updates", "batch", "hidden", "seconds", "stopped")]
-            body.append([label(row), *cells])
-        heads = ["Policy", "Updates", "Batch", "Width", "Training, s", "Learners stopped"]
-        parts.append(common.markdown_table("Training; wall time of one, on whatever else ran beside it", heads, body))
+        took = {head: scores.facts(name, ",.0f", none="0") for head, name in TOOK.items()}
+        learners = [row for row in scores.rows if row.method != BEHAVIOR]
+        parts.append(table("Training; wall time of one, on whatever else ran beside it", learners, took))
     return "\n\n".join(parts) + "\n"
 
 
@@ -158,9 +153,6 @@ def _world(recipe: OfflineRecipe, scores: Scores, world: str) -> list[str]:
     def times(row: Row) -> str:
         one, other = (scores.mean(r, world, "support_distance") for r in (row, made_by))
         return shown(one[0] / other[0], 1) if one and other else "-"
-
-    def quantile(percent: int) -> Callable[[Row], str]:
-        return lambda row: shown(scores.fact(row, f"support_distance@q{percent}", world))
 
     columns = {
         "SOFA (all)": scores.means(world, "severity_mean"),
@@ -174,8 +166,8 @@ def _world(recipe: OfflineRecipe, scores: Scores, world: str) -> list[str]:
     near = {
         "Mean distance, SD": scores.means(world, "support_distance"),
         "Times the behavior's": times,
-        "Median": quantile(50),
-        "95 % quantile": quantile(95),
+        "Median": scores.facts("support_distance@q50", world=world),
+        "95 % quantile": scores.facts("support_distance@q95", world=world),
         "Outside %": scores.means(world, "support_outside", shown_cut),
     }
     rows = [Row("data", "data", made_by.timing, made_by.decisions), *scores.rows]

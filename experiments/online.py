@@ -14,20 +14,19 @@ from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from experiments import common
-from experiments.common import Recipe, Row, Scores, shown, shown_cut, table
+from experiments.common import Estimate, Recipe, Row, Scores, shown, shown_cut, table
 from medgym_offline import SimulatorBank, evaluate, load_simulators, save_policy
 from medgym_offline.online import load_behavior, train_behavior
-from medgym_offline.online.config import ALGORITHMS, BehaviorRecipe
+from medgym_offline.online.config import ALGORITHMS, Algorithm, BehaviorRecipe
 from medgym_offline.policies import ConstantPolicy, StackedActor, builtin_policy
 from medgym_offline.simulators.checks import constant_scores
 
-Algorithm = Literal[tuple(ALGORITHMS)]  # type: ignore[valid-type]
 TIMINGS = ("adaptive", "fixed")
 SCOPES = ("ind", "ind-scratch", "pop", "dr")
 DECISIONS, BUDGETS = 20, (5, 10, 15, 20)
@@ -180,20 +179,17 @@ def markdown(recipe: OnlineRecipe, scores: Scores) -> str:
     lengths = {f"{quantile} %": f"dt_q{quantile:02}" for quantile in (5, 25, 50, 75, 95)}
     lengths |= {"First": "first_interval", "Last": "last_interval", "Decisions": "decisions_used"}
 
-    def interval(name: str) -> Callable[[Row], str]:
-        return lambda row: shown((scores.mean(row, head, name) or (None,))[0], 1)
-
-    def fact(name: str, form: str) -> Callable[[Row], str]:
-        return lambda row: "-" if (found := scores.fact(row, name)) is None else format(found, form)
+    def hours(found: Estimate | None) -> str:
+        return shown(found and found[0], 1)
 
     policies = [row for row in scores.rows if row.scope != "baseline"]
     adaptive = [row for row in policies if row.timing == "adaptive"]
-    columns = budget | {text: interval(name) for text, name in lengths.items()}
+    columns = budget | {text: scores.means(head, name, hours) for text, name in lengths.items()}
     parts.append(table(f"Intervals of adaptive policies, hours, {head} world; mean over patients", adaptive, columns))
     took = dict.fromkeys(("updates", "episodes", "steps", "stopped"), ",.0f")
     took |= {"cost_limit": ".2f", "multiplier": ".3f"}
     caption = "Training of one policy; the paper's Table 5 has 200,000 steps, of SAC 100,000"
-    parts.append(table(caption, policies, budget | {name: fact(name, form) for name, form in took.items()}))
+    parts.append(table(caption, policies, budget | {name: scores.facts(name, form) for name, form in took.items()}))
     return "\n\n".join(parts) + "\n"
 
 

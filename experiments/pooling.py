@@ -18,6 +18,7 @@ cohort's mean and SD per variable, units only) come from the whole table.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -29,7 +30,7 @@ import polars as pl
 import torch
 from pydantic import Field, PositiveInt
 
-from experiments.common import Recipe, Row, Scores, digest, facts, main, markdown_table, shown, units
+from experiments.common import Recipe, Row, Scores, digest, facts, main, markdown_table, units
 from medgym_offline.cohorts import Cohort, select_stays
 from medgym_offline.diseases.sepsis import DISEASE
 from medgym_offline.diseases.sepsis.field import FieldParameters
@@ -76,9 +77,8 @@ class Split:
     quarters: int
 
     def __post_init__(self) -> None:
-        first, self.end = (
-            np.maximum(self.data.length * q // 4, 1).astype(np.int64) for q in (self.quarters, self.quarters + 1)
-        )
+        quarters = np.array([[self.quarters], [self.quarters + 1]])
+        first, self.end = np.maximum(self.data.length * quarters // 4, 1).astype(np.int64)
         # No later value, mask or start state is left.
         training = self.data.restrict(np.arange(self.data.values.shape[1])[None] < first[:, None])
         self.training, self.begin = replace(training, length=first), first - 1
@@ -160,23 +160,16 @@ def _choose(recipe: PoolingRecipe, *given: Any) -> pl.DataFrame:
 
     def watch(stop: int, params: FieldParameters) -> None:
         for i, strength in enumerate(recipe.strengths):
-            rows, tensors = slice(i * patients, (i + 1) * patients), params.tensors()
-            own = {n: t[rows] for n, t in tensors.items() if len(t) == len(stack.patients)}
-            look("ind", f", strength {strength:g}", stop, replace(params, **own))
+            own = params.select(torch.arange(i * patients, (i + 1) * patients))
+            look("ind", f", strength {strength:g}", stop, own)
 
+    patients, how = len(split.data.patients), (split.settings.physics, split.fit, False)
     # Every patient once per strength.
-    patients, tried, stack = len(split.data.patients), len(recipe.strengths), split.training
-    for _ in recipe.strengths[1:]:
-        stack = stack.stack(split.training)
-    given = {name: np.concatenate([array] * tried) for name, array in split.given.items()}
-    fit_individuals(
-        stack, split.population, given, split.settings.physics, split.fit, False,
-        penalty=np.repeat(recipe.strengths, patients), watch=watch, every=recipe.every,
-    )  # fmt: skip
-    fit_alone(
-        split.training, split.given, split.settings.physics, split.fit, False,
-        watch=partial(look, "ind from scratch", ""), every=recipe.every,
-    )  # fmt: skip
+    rows, penalty = np.tile(np.arange(patients), len(recipe.strengths)), np.repeat(recipe.strengths, patients)
+    stack, repeated = split.training.select(rows), {name: array[rows] for name, array in split.given.items()}
+    fit_individuals(stack, split.population, repeated, *how, penalty=penalty, watch=watch, every=recipe.every)
+    alone = partial(look, "ind from scratch", "")
+    fit_alone(split.training, split.given, *how, watch=alone, every=recipe.every)
     look("pop", "", 0, split.everyone())
     return pl.concat(parts)
 
@@ -231,18 +224,17 @@ def run(
     stays = select_stays(stays, made.patients) if made.patients else stays
     data = fit_data(stays.to_grid(1.0, DISEASE.process.horizon), DISEASE)
     name = digest(recipe.model_dump(exclude={"name", "recency", "seeds"}), made.hash, data.values.tobytes().hex())
-    late = {recency: replace(made, fit=replace(made.fit, recency=recency)) for recency in recipe.recency}
-    third = {
-        f"third-{recency:g}-{seed}-{name}": (_choose, recipe, data, late[recency], recipe.hours, seed)
-        for recency, seed in product(recipe.recency, range(recipe.seeds))
-    }
-    frame = units(third, folder, workers)
-    recency, *best = chosen(frame)
-    last = {
-        f"last-{recency:g}-{seed}-{name}": (_last, best, data, late[recency], recipe.hours, seed)
-        for seed in range(recipe.seeds)
-    }
-    return pl.concat([frame, units(last, folder, workers)])
+
+    def found(function: Callable[..., pl.DataFrame], how: Any, *recencies: float) -> pl.DataFrame:
+        calls = {}
+        for recency, seed in product(recencies, range(recipe.seeds)):
+            late = replace(made, fit=replace(made.fit, recency=recency))
+            calls[f"{function.__name__}-{recency:g}-{seed}-{name}"] = function, how, data, late, recipe.hours, seed
+        return units(calls, folder, workers)
+
+    third = found(_choose, recipe, *recipe.recency)
+    recency, *best = chosen(third)
+    return pl.concat([third, found(_last, best, recency)])
 
 
 def markdown(recipe: PoolingRecipe, scores: Scores) -> str:
@@ -257,24 +249,19 @@ def markdown(recipe: PoolingRecipe, scores: Scores) -> str:
         f"{stop} steps; from scratch {alone} steps.",
     ]
     for hours in recipe.recency:
-        body = [
-            [f"strength {s:g}", *(f"{error['ind', f'recency {hours:g}, strength {s:g}', k]:.4f}" for k in stops)]
-            for s in recipe.strengths
-        ]
+        scopes = {f"strength {s:g}": f"recency {hours:g}, strength {s:g}" for s in recipe.strengths}
+        body = [[label, *(f"{error['ind', scope, k]:.4f}" for k in stops)] for label, scope in scopes.items()]
         pop = error["pop", f"recency {hours:g}", 0]
         best = min(v for (m, s, _), v in error.items() if m == "ind from scratch" and s == f"recency {hours:g}")
         caption = f"Third quarter, recency {hours:g} h; Pop {pop:.4f}, from scratch at best {best:.4f}"
         parts.append(markdown_table(caption, ["Ind", *(f"{k} steps" for k in stops)], body))
-    names = [v.name for v in DISEASE.variables]
-    body = []
-    for model in MODELS:
-        row = Row(model, f"recency {recency:g}, strength {strength:g}", "ahead", stop)
-        at = partial(scores.fact, row, world="last quarter")
-        p = at("p")
-        errors = [shown(at(n), 4) for n in (*(f"mae {name}" for name in names), "mae", "nmse")]
-        body.append([model, *errors, shown(at("ind_better"), 1), "-" if p is None else f"{p:.1g}"])
-    heads = ["Model", *names, "mean", "NMSE", "Ind better in, %", "p"]
-    parts.append(markdown_table(f"Last quarter, next {recipe.hours} h", heads, body))
+    measures = {v.name: f"mae {v.name}" for v in DISEASE.variables} | {"mean": "mae", "NMSE": "nmse"}
+    columns = {head: scores.facts(name, ".4f", "last quarter") for head, name in measures.items()}
+    columns["Ind better in, %"] = scores.facts("ind_better", ".1f", "last quarter")
+    columns["p"] = scores.facts("p", ".1g", "last quarter")
+    rows = [Row(model, f"recency {recency:g}, strength {strength:g}", "ahead", stop) for model in MODELS]
+    body = [[row.method, *(column(row) for column in columns.values())] for row in rows]
+    parts.append(markdown_table(f"Last quarter, next {recipe.hours} h", ["Model", *columns], body))
     return "\n\n".join(parts) + "\n"
 
 

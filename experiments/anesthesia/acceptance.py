@@ -18,7 +18,6 @@ import medgym_offline as mgo
 from experiments.common import median_gain, plain_table, write
 from medgym_offline.diseases.anesthesia import DISEASE
 from medgym_offline.files import write_text
-from medgym_offline.policies.loading import load_policy
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.parquet"
@@ -30,15 +29,9 @@ TIMINGS = ("adaptive", "fixed")
 WORLDS = ("own", "true")
 EPISODES = 16
 SCHEMA = {
-    "decisions": pl.Int64,
-    "patients": pl.Int64,
-    "scope": pl.String,
-    "timing": pl.String,
-    "world": pl.String,
-    "patient": pl.Int64,
-    "metric": pl.String,
-    "value": pl.Float64,
-}
+    "decisions": pl.Int64, "patients": pl.Int64, "scope": pl.String, "timing": pl.String, "world": pl.String,
+    "patient": pl.Int64, "metric": pl.String, "value": pl.Float64,
+}  # fmt: skip
 
 
 def scores(folder: Path, patients: int, known: pl.DataFrame) -> pl.DataFrame:
@@ -50,7 +43,7 @@ def scores(folder: Path, patients: int, known: pl.DataFrame) -> pl.DataFrame:
     """
     paths = {(s, t): folder / f"anesthesia-v0-{s}-{t}.safetensors" for s in SCOPES for t in TIMINGS}
     policies = {key: str(path) for key, path in paths.items() if path.exists()}
-    decisions = {load_policy(path).decisions or 0 for path in policies.values()}
+    decisions = {mgo.load_policy(path).decisions or 0 for path in policies.values()}
     if len(decisions) != 1:
         raise SystemExit(f"{folder}: holds policies of K = {sorted(decisions)}; one K is needed")
     (budget,) = decisions

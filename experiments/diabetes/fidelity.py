@@ -16,8 +16,8 @@ import torch
 
 import medgym_offline as mgo
 from experiments.common import plain_table
-from medgym_offline.envs.process import DecisionProcess, ProcessConfig
-from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
+from experiments.diabetes.online import played_plans
+from medgym_offline.envs import DecisionProcess, ProcessConfig, dense, draw_noise, episode_seeds
 from medgym_offline.files import write_text
 
 HOURS = (1, 2, 4, 8, 23)
@@ -29,10 +29,8 @@ def glucose(bank: mgo.SimulatorBank, like: mgo.SimulatorBank, actions: torch.Ten
     """Glucose (P, B, hours) of `bank` under the events of `like` and given actions (P, B, 12, 2)."""
     config = ProcessConfig(timing="fixed", decisions=12, noise=False, disease="diabetes")
     noise = draw_noise(episode_seeds(11, "diabetes-fidelity", like.patients, DAYS), like, config)
-    steps = iter(actions.unbind(2))
     process = DecisionProcess(bank, config)
-    played = rollout(process, lambda seen: next(steps), noise)
-    states, _ = dense(process, played, torch.tensor([0.0, *HOURS]))
+    states, _ = dense(process, played_plans(process, noise, actions), torch.tensor([0.0, *HOURS]))
     return bank.monitored(states).double().numpy()
 
 
@@ -45,8 +43,7 @@ def main() -> None:
     bolus = random.uniform(0.0, 0.45, basal.shape) * (random.uniform(size=basal.shape) < 0.4)  # up to .06 U/kg
     actions = torch.from_numpy(2.0 * np.stack([basal, bolus], -1) - 1.0).float()
     truth = glucose(true, true, actions)
-    center = bank.population()
-    everyone = center.select([0] * len(bank)).replace(patients=bank.patients)
+    everyone = bank.population().select([0] * len(bank)).replace(patients=bank.patients)
     found = {
         "own": glucose(bank.world("own"), true, actions),
         "crossfit": glucose(bank.world("crossfit"), true, actions),
@@ -60,18 +57,17 @@ def main() -> None:
             scores = {"r2": 1.0 - (error**2).mean(-1) / now.var(-1), "rmse": np.sqrt((error**2).mean(-1))}
             part = {"model": model, "hour": hour, "patient": bank.patients, **scores, "bias": error.mean(-1)}
             rows.append(pl.DataFrame(part))
-    table = pl.concat(rows)
-    table.write_parquet(HERE / "fidelity.parquet")
-    write_text(HERE / "fidelity.md", markdown(table))
+    pl.concat(rows).write_parquet(HERE / "fidelity.parquet")
+    write_text(HERE / "fidelity.md", markdown(pl.concat(rows)))
 
 
 def markdown(table: pl.DataFrame) -> str:
     """R2 of every model and hour, and how far the last hour is off."""
     rows = []
     for (model,), mine in table.group_by("model", maintain_order=True):
-        r2 = [mine.filter(pl.col("hour") == hour)["r2"] for hour in HOURS]
-        bias = mine.filter(pl.col("hour") == HOURS[-1])["bias"].mean()
-        rows.append([str(model), *(f"{c.median():.2f} ({c.min():.2f})" for c in r2), f"{bias:.0f}"])
+        hours = [mine.filter(hour=hour) for hour in HOURS]
+        r2 = [f"{part['r2'].median():.2f} ({part['r2'].min():.2f})" for part in hours]
+        rows.append([str(model), *r2, f"{hours[-1]['bias'].mean():.0f}"])
     head = "# Forecasts under random treatment\n\nMade by `fidelity.py`. R2, median over the 30 patients (least).\n\n"
     return head + plain_table(["", *(f"{hour} h" for hour in HOURS), f"bias at {HOURS[-1]} h, mg/dL"], rows) + "\n"
 

@@ -26,15 +26,15 @@ import torch
 from torch import Tensor
 
 import medgym_offline as mgo
-from experiments.common import Form, Recipe, median_gain, plain_table, write
+from experiments.common import Form, Recipe, median_gain, plain_table, shown, write
 from medgym_offline.diseases.base import Course
 from medgym_offline.diseases.diabetes.people import find
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import EpisodeNoise, Rollout, dense, draw_noise, episode_seeds, rollout
 from medgym_offline.envs.timing import interval_to_action
 from medgym_offline.files import write_text
-from medgym_offline.online.behavior import BehaviorRun
-from medgym_offline.online.config import load_behavior, load_recipe
+from medgym_offline.online import load_behavior, train_behavior
+from medgym_offline.online.config import load_recipe
 from medgym_offline.policies import builtin_policy, reset_policy
 from medgym_offline.seeds import torch_generator
 
@@ -86,16 +86,24 @@ class Trial(NamedTuple):
     timing: str
     decisions: int
 
+    @property
+    def name(self) -> str:
+        """In results and tables."""
+        budget = f"-k{self.decisions}" if self.group.few else ""
+        return f"{self.group.name or self.key}-{self.scope}-{self.timing}{budget}{self.group.end}"
 
-TRAINED = {
-    f"{group.name or key}-{scope}-{timing}{f'-k{k}' if group.few else ''}{group.end}": Trial(
-        key, group, scope, timing, k
-    )
+
+TRIALS = [
+    Trial(key, group, scope, timing, k)
     for key, group in OnlineRecipe.load(HERE / "online.toml").group.items()
     for k, scope, timing in product(group.decisions, group.scopes, TIMINGS)
-}
+]
+TRAINED = {trial.name: trial for trial in TRIALS}
+RULE = Trial("", Group(world="true", scopes=(), settings={}), "", "adaptive", DECISIONS)
+"""How a policy that does not learn is scored."""
 BUILTIN = {f"{name}-adaptive": name for name in ("clinician", "random", "zero")}
-CEILINGS = {f"{kind}-{timing}": (kind, timing) for kind in ("blind", "expert", "foreseen") for timing in TIMINGS[::-1]}
+KINDS = ("blind", "expert", "foreseen")
+CEILINGS = {f"{kind}-{timing}": (kind, timing) for kind, timing in product(KINDS, TIMINGS[::-1])}
 EVERYTHING = (*TRAINED, *CEILINGS, *BUILTIN)
 
 
@@ -112,19 +120,15 @@ def bank_of(world: str, scope: str = "", few: bool = False) -> mgo.SimulatorBank
 
 def trained(trial: Trial) -> Any:
     """The policy of a trial."""
-    key, group, scope, timing, decisions = trial
-    recipe = load_recipe("generation/diabetes-behaviors.toml")
+    key, group, scope, timing, k = trial
+    recipe = load_recipe(disease="diabetes")
     changed = group.settings | (SHORT if group.few else {})
     settings = {name: {**values, **changed} for name, values in recipe.settings.items()}
-    own = replace(
-        recipe, algorithm=group.algorithm, decisions=decisions, path_costs=group.path_costs, settings=settings
-    )
-    apart = f"{key}-k{decisions}" + ("-told" if scope == "dr-told" else "")
-    bank = bank_of(group.world, scope, group.few)
-    job = BehaviorRun(bank, own, RUNS / apart, progress=False)
-    which = (scope.removesuffix("-told"), timing)
-    job.train([which])
-    return job.results[which].policy
+    own = replace(recipe, algorithm=group.algorithm, decisions=k, path_costs=group.path_costs, settings=settings)
+    apart = f"{key}-k{k}" + ("-told" if scope == "dr-told" else "")
+    bank, home = bank_of(group.world, scope, group.few), RUNS / apart
+    kind = scope.removesuffix("-told")
+    return train_behavior(bank, timing, kind, recipe=own, checkpoints=home, progress=False).policy
 
 
 # -- scores ------------------------------------------------------------------------------------------------------------
@@ -156,25 +160,17 @@ def measured(name: str, world: str, process: DecisionProcess, days: Rollout) -> 
     return pl.DataFrame({"name": name, "world": world, "patient": bank.patients, **found})
 
 
-def score(
-    name: str, policy: Any, scope: str = "", timing: str = "adaptive", decisions: int = DECISIONS, few: bool = False
-) -> pl.DataFrame:
-    """Metrics per world and patient."""
-    rows = []
-    for world in ("own", "true"):
-        process = process_of(bank_of(world, scope, few), timing, decisions)
-        rows.append(measured(name, world, process, played(process, policy, DAYS)[0]))
-    return pl.concat(rows)
-
-
 def found_rows(name: str) -> pl.DataFrame:
-    """Train, or search, and score."""
+    """Train, or search, and score: metrics per world and patient."""
     if name in CEILINGS:
         return ceiling(*CEILINGS[name])
-    if name in BUILTIN:
-        return score(name, builtin_policy(BUILTIN[name], bank_of("true"), "adaptive"))
-    _, group, scope, timing, decisions = TRAINED[name]
-    return score(name, trained(TRAINED[name]), scope, timing, decisions, group.few)
+    trial = TRAINED.get(name, RULE)
+    policy = trained(trial) if name in TRAINED else builtin_policy(BUILTIN[name], bank_of("true"), trial.timing)
+    rows = []
+    for world in ("own", "true"):
+        process = process_of(bank_of(world, trial.scope, trial.group.few), trial.timing, trial.decisions)
+        rows.append(measured(name, world, process, played(process, policy, DAYS)[0]))
+    return pl.concat(rows)
 
 
 # -- ceilings ----------------------------------------------------------------------------------------------------------
@@ -193,8 +189,8 @@ def searched(process: DecisionProcess, noise: EpisodeNoise, starts: Sequence[Ten
     """
     days, group = noise.initial.shape[1], 1 if shared else noise.initial.shape[1]
     # Every day once per candidate, side by side.
-    parts = (noise.initial, noise.process, noise.action, noise.exogenous)
-    many = EpisodeNoise(*(None if x is None else x.repeat_interleave(CANDIDATES, 1) for x in parts))  # type: ignore[arg-type]
+    drawn = {name: part for name, part in vars(noise).items() if part is not None}
+    many = EpisodeNoise(**{name: part.repeat_interleave(CANDIDATES, 1) for name, part in drawn.items()})
     source = torch_generator(SEED, "diabetes plans")
 
     def returns(plans: Tensor) -> Tensor:
@@ -274,24 +270,20 @@ Known = Mapping[str, pl.DataFrame]
 """Results by name, of some patients."""
 
 
-def of(known: Known, name: str, column: str = "harm", world: str = "true") -> np.ndarray:
-    """One number per patient."""
-    return known[name].filter(world=world)[column].to_numpy()
+def harm(known: Known, name: str) -> np.ndarray:
+    """Of each true patient."""
+    return known[name].filter(world="true")["harm"].to_numpy()
 
 
 def policies_table(known: Known, names: Iterable[str]) -> str:
     """A line per policy that is there: harm in both worlds, and on the true patients glucose and its lows."""
-
-    def shown(name: str, column: str, digits: int, world: str = "true") -> str:
-        values = of(known, name, column, world)
-        return f"{values.mean():.{digits}f}" if len(values) and not np.isnan(values).any() else "-"
-
     rows = []
     for name in (name for name in names if name in known):
-        cells = [shown(name, "harm", 2, "own"), f"**{shown(name, 'harm', 2)}**", shown(name, "time_in_range", 1)]
-        cells += [shown(name, column, 2) for column in ("time_below_70", "time_below_54", "low_ends")]
+        own, true = (known[name].filter(world=world).mean().row(0, named=True) for world in ("own", "true"))
+        cells = [shown(own["harm"]), f"**{shown(true['harm'])}**", shown(true["time_in_range"], 1)]
+        cells += [shown(true[column]) for column in ("time_below_70", "time_below_54", "low_ends")]
         for level in ("low", "very_low"):
-            events, unseen = (of(known, name, f"{level}_{kind}").mean() for kind in ("events", "unseen"))
+            events, unseen = (true[f"{level}_{kind}"] for kind in ("events", "unseen"))
             cells.append(f"{events:.2f}, {100 * unseen / max(events, 1e-9):.0f} %")
         rows.append([name, *cells])
     heads = ["policy", "harm own", "**harm true**", "TIR", "< 70", "< 54", "ends below 70, %"]
@@ -301,13 +293,13 @@ def policies_table(known: Known, names: Iterable[str]) -> str:
 def gains_table(known: Known, pairs: Iterable[tuple[str, str]]) -> str:
     """What each policy gains over another, of the pairs that are there."""
     there = [pair for pair in pairs if known.keys() >= set(pair)]
-    return plain_table(["", "gain"], [[f"{a} over {b}", median_gain(of(known, a), of(known, b))] for a, b in there])
+    return plain_table(["", "gain"], [[f"{a} over {b}", median_gain(harm(known, a), harm(known, b))] for a, b in there])
 
 
 def compared_pairs() -> list[tuple[str, str]]:
     """Adaptive and fixed, each patient's own and one for all, PPO and TRPO."""
     pairs = []
-    for kind, ind in {t.key: t.group.scopes[0] for t in TRAINED.values() if not t.group.few}.items():
+    for kind, ind in {t.key: t.group.scopes[0] for t in TRIALS if not t.group.few}.items():
         pairs += [(f"{kind}-{s}-adaptive", f"{kind}-{s}-fixed") for s in (ind, "dr", "pop")]
         pairs += [(f"{kind}-{ind}-{t}", f"{kind}-{s}-{t}") for s in ("dr", "dr-told", "pop") for t in TIMINGS]
     return pairs + [(f"ppo-lag-own-{s}-{t}", f"trpo-lag-own-{s}-{t}") for s in ("ind", "pop") for t in TIMINGS]
@@ -315,12 +307,10 @@ def compared_pairs() -> list[tuple[str, str]]:
 
 def equal_budgets(known: Known) -> str:
     """Which fixed budget has the harm of each adaptive one, by straight lines between those tried."""
-    harm = {
-        (t.timing, t.decisions): of(known, n).mean() for n, t in TRAINED.items() if t.key == "budgets" and n in known
-    }
-    fixed = [(k, value) for (timing, k), value in harm.items() if timing == "fixed"]
-    rows = []
-    for k, value in ((k, value) for (timing, k), value in harm.items() if timing == "adaptive" and fixed):
+    there = [trial for trial in TRIALS if trial.key == "budgets" and trial.name in known]
+    found = [(trial.timing, trial.decisions, harm(known, trial.name).mean()) for trial in there]
+    fixed, rows = [(k, value) for timing, k, value in found if timing == "fixed"], []
+    for k, value in ((k, value) for timing, k, value in found if timing == "adaptive" and fixed):
         equal = f"more than {fixed[-1][0]}" if value < fixed[-1][1] else f"less than {fixed[0][0]}"
         for (less, before), (more, after) in zip(fixed, fixed[1:]):
             if after <= value <= before:
@@ -332,12 +322,11 @@ def equal_budgets(known: Known) -> str:
 
 def table() -> None:
     """Write the tables."""
-    everyone, some = results(), list(bank_of("true", few=True).patients)
+    everyone, some = results(), bank_of("true", few=True).patients
     few = {name: rows.filter(pl.col("patient").is_in(some)) for name, rows in everyone.items()}
-    short = [name for name, trial in TRAINED.items() if trial.group.few]
+    short = [trial.name for trial in TRIALS if trial.group.few]
     budgets = [name for name in short if TRAINED[name].key == "budgets"]
-    kinds = ("blind", "expert", "foreseen")
-    bounds = [(f"{kind}-adaptive", f"{kind}-fixed") for kind in kinds]
+    bounds = [(f"{kind}-adaptive", f"{kind}-fixed") for kind in KINDS]
     bounds += [(f"{a}-{t}", f"{b}-{t}") for a, b in (("expert", "blind"), ("foreseen", "expert")) for t in TIMINGS]
     blocks = [
         "# Online learning in type 1 diabetes",

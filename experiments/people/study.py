@@ -21,7 +21,7 @@ import polars as pl
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from experiments.common import Form, Recipe, digest, markdown_table, parts_main, units, write
+from experiments.common import Form, Recipe, digest, markdown_table, parts_main, shown, units, write
 from experiments.reference.table import TableRecipe
 from medgym_offline import SimulatorBank, evaluate, load_dataset, load_simulators
 from medgym_offline.datasets.recipes import find_recipe
@@ -38,6 +38,7 @@ from medgym_offline.policies.files import TrainResult
 HERE = Path(__file__).parent
 ONLINE: Algorithm = "trpo-lag"
 """The learner of arms that are trained in the people's fitted simulators instead of from rows, with one seed."""
+VIEWS, HISTORIES = (FULL, "charted"), (1, 4)
 
 
 class Arm(NamedTuple):
@@ -53,18 +54,14 @@ class Arm(NamedTuple):
 class Part(Form):
     """Data of one disease; lengths of record, in sessions; with `hours` the first so many, and takeover then.
 
-    Beside the memoryless policies of view "full": `views` and `histories` of every scope, with the longest record;
-    `shared_views` of `pop`; and learners of sequences, of `pop`. `online`: every scope by :func:`online`.
+    Beside the memoryless policies of view "full": :data:`VIEWS` and :data:`HISTORIES` of every scope, with the longest
+    record; of `pop` the view "noisy" and learners of sequences; every scope by :func:`online`.
     """
 
     dataset: str
     records: tuple[PositiveInt, ...] = Field((1,), min_length=1)
     hours: tuple[PositiveInt, ...] = ()
-    views: tuple[str, ...] = (FULL,)
-    histories: tuple[PositiveInt, ...] = (1,)
-    shared_views: tuple[str, ...] = ()
     sequences: tuple[str, ...] = ()
-    online: bool = False
 
     def arms(self, learner: str) -> list[Arm]:
         """What is trained and scored."""
@@ -72,12 +69,11 @@ class Part(Form):
         lengths = self.hours or self.records
         found += [Arm(scope, learner, n) for n in lengths for scope in NEW_PEOPLE]
         longest = {"ind": 0, "pop": 0, **dict.fromkeys(NEW_PEOPLE, max(lengths))}
-        for view in self.views:
-            for history in self.histories:
+        for view in VIEWS:
+            for history in HISTORIES:
                 found += [Arm(scope, learner, record, view, history) for scope, record in longest.items()]
             found += [Arm("pop", sequence, 0, view) for sequence in self.sequences]
-        found += [Arm("pop", learner, 0, view) for view in self.shared_views]
-        found += [Arm(scope, ONLINE, record) for scope, record in longest.items() if self.online]
+        found += [Arm("pop", learner, 0, "noisy"), *(Arm(scope, ONLINE, record) for scope, record in longest.items())]
         return list(dict.fromkeys(found))
 
     def scored(self, arm: Arm) -> list[Arm]:
@@ -86,24 +82,23 @@ class Part(Form):
 
 
 class StudyRecipe(Recipe):
-    """The learner, seeds of training, episodes of a test person; changes of the learner's settings; the parts."""
+    """The learner, seeds of training, episodes of a test person; the parts."""
 
     learner: str
     seeds: PositiveInt
     episodes: PositiveInt
-    settings: dict[str, Any] = Field(default_factory=dict)
     part: dict[str, Part]
 
 
 # -- running a part ----------------------------------------------------------------------------------------------------
 
 
-def settings(part: Part, arm: Arm, recipe: StudyRecipe) -> OfflineConfig:
-    """Those of the reference table, for the arm's learner and scope, with the study's changes."""
+def settings(part: Part, arm: Arm) -> OfflineConfig:
+    """Those of the reference table, for the arm's learner and scope."""
     table = TableRecipe.load(HERE.parent / "reference" / "table.toml")
     home = f"{disease_of_id(part.dataset)}-{'ind' if arm.scope == 'ind' else 'pop'}"
     _, config, _ = table.config(arm.learner.removeprefix("gru-"), table.part[home])
-    return replace(config, history=arm.history, **recipe.settings)
+    return replace(config, history=arm.history)
 
 
 def unit(part: Part, arm: Arm, recipe: StudyRecipe) -> pl.DataFrame:
@@ -121,7 +116,7 @@ def unit(part: Part, arm: Arm, recipe: StudyRecipe) -> pl.DataFrame:
     else:
         side = "test" if arm.scope == "ind" else "train"
         rows = load_dataset(part.dataset, split=side, view=arm.view, progress=False)
-        config = settings(part, arm, recipe)
+        config = settings(part, arm)
         found = train_seeds(arm.learner, rows, arm.scope, range(recipe.seeds), config, people=people, progress=False)
     new, frames = bank.select(list(bank.people("test"))), []
     for seed, result in found.items():
@@ -130,10 +125,9 @@ def unit(part: Part, arm: Arm, recipe: StudyRecipe) -> pl.DataFrame:
             if people is not None and then is not None:
                 policy = IdentifyingPolicy(policy, people, bank, then)
             scored = evaluate(policy, bank=new, episodes=recipe.episodes, worlds=(made.world,), takeover=then)
-            values = scored.per_patient
             known = {name: pl.lit(value) for name, value in one._asdict().items()}
-            frame = pl.DataFrame({"patient": values["patient"].tolist(), "value": values["severity_mean"]})
-            frames.append(frame.with_columns(**known, seed=pl.lit(seed, pl.Int16)))
+            harm = scored.table().filter(metric="severity_mean").select("patient", "value")
+            frames.append(harm.with_columns(**known, seed=pl.lit(seed, pl.Int16)))
     return pl.concat(frames)
 
 
@@ -154,7 +148,7 @@ def run(recipe: StudyRecipe, name: str, workers: int = 1) -> Path:
     part = recipe.part[name]
     identity, calls = load_dataset(part.dataset, progress=False).identity, {}
     for arm in part.arms(recipe.learner):
-        known: Any = settings(part, arm, recipe).to_dict()
+        known: Any = settings(part, arm).to_dict()
         if arm.learner == ONLINE:
             known = load_recipe(disease=disease_of_id(part.dataset)).content_hash
         key = digest(identity, part.hours, arm, known, recipe.seeds, recipe.episodes)
@@ -203,9 +197,8 @@ def _part_tables(name: str, part: Part, learner: str, frame: pl.DataFrame) -> li
     mean = frame.group_by(*Arm._fields, "patient").agg(pl.col("value").mean()).sort("patient")
     parts = mean.partition_by(Arm._fields, as_dict=True)
     means = {Arm(*key): rows["value"].to_numpy() for key, rows in parts.items()}
-    arms = [one for arm in part.arms(learner) for one in part.scored(arm)]
-    missing = [arm for arm in arms if arm not in means]
-    arms = [arm for arm in arms if arm in means]
+    every = [one for arm in part.arms(learner) for one in part.scored(arm)]
+    arms = [arm for arm in every if arm in means]
     if part.hours:
         arms.sort(key=lambda arm: arm.record)
     body = []
@@ -213,8 +206,7 @@ def _part_tables(name: str, part: Part, learner: str, frame: pl.DataFrame) -> li
         plain, told = arm._replace(view=FULL, history=1, learner=learner), ""
         ends = [arm._replace(scope=scope, record=arm.record if part.hours else 0) for scope in ("pop", "ind")]
         if arm.scope in NEW_PEOPLE and means.keys() >= set(ends):
-            share = kept(means[ends[0]], means[arm], means[ends[1]])
-            told = "-" if share is None else f"{share[0]:.0f} ({share[1]:.0f} to {share[2]:.0f})"
+            told = shown(kept(means[ends[0]], means[arm], means[ends[1]]), 0)
         harm = f"{means[arm].mean():.3f}" + (f" ({_change(means[arm], means[plain])})" if plain != arm else "")
         cells = [f"`{arm.scope}`", f"`{arm.learner}`", str(arm.record or ""), arm.view, str(arm.history)]
         body.append([*cells, harm, told])
@@ -234,7 +226,7 @@ def _part_tables(name: str, part: Part, learner: str, frame: pl.DataFrame) -> li
     heads = ["", "Learner", "View", "History", "Against one observation", "Against `ind`, one observation"]
     if body:
         blocks.append(markdown_table(f"{name}: difference in harm of memory, under the same view", heads, body))
-    names = sorted({f"`{arm.learner}` ({arm.scope}, {arm.view})" for arm in missing})
+    names = sorted({f"`{arm.learner}` ({arm.scope}, {arm.view})" for arm in every if arm not in means})
     return [*blocks, f"Not run: {', '.join(names)}."] if names else blocks
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +22,23 @@ import numpy as np
 import polars as pl
 from pydantic import Field, PositiveInt
 
-from experiments.common import Form, Recipe, digest, markdown_table, parts_main, units, write
-from experiments.reference.transformer import NAME as TRANSFORMER
-from experiments.reference.transformer import train_transformer
-from medgym_offline import evaluate, load_dataset, load_policy, load_simulators
+from experiments.common import Form, Recipe, digest, markdown_table, parts_main, shown, units, write
+from experiments.reference import transformer
+from medgym_offline import MedGymError, evaluate, load_dataset, load_policy, load_simulators
 from medgym_offline.datasets.behaviors import recipe_behavior, resolve_behavior
 from medgym_offline.datasets.recipes import find_recipe
 from medgym_offline.datasets.trust import release_manifest
-from medgym_offline.errors import MedGymError
 from medgym_offline.evaluation.statistics import iqm, probability_of_improvement, summarize
 from medgym_offline.leaderboard.board import LEVEL, compare
-from medgym_offline.offline import OfflineConfig
-from medgym_offline.offline.train import train_seeds
+from medgym_offline.offline import OfflineConfig, train_seeds
 from medgym_offline.third_party import BASELINES, SHARED, default_settings
 
 HERE = Path(__file__).parent
 COLUMNS = ("patient", "value", "method", "seed", "metric", "dataset")
-METRICS = ("return", "severity_mean", "safe_path", "cost_mean", "decisions_used", "support_distance")
+HARM, DISTANCE = "severity_mean", "support_distance"
+METRICS = ("return", HARM, "safe_path", "cost_mean", "decisions_used", DISTANCE)
+DIGITS = {"score": 0, "cost_mean": 3, "safe_path": 1}
 REFERENCES = ("expert", "behavior", "random")
-HARM = "severity_mean"
 
 
 class Part(Form):
@@ -104,14 +102,11 @@ def unit(dataset: str, part: Part, method: str, recipe: TableRecipe) -> pl.DataF
 def scored(policy: Any, dataset: str, part: Part, episodes: int, seed: int) -> pl.DataFrame:
     """Rows patient, metric, value, seed of a policy."""
     made, data = find_recipe(dataset), load_dataset(dataset, progress=False)
-    world = part.world or made.world
     # The expert of data with fixed timing may be an adaptive policy: its actions have no distance to the data's.
-    near = data if policy.timing == data.timing else None
-    result = evaluate(policy, episodes=episodes, bank=load_simulators(made.bank), worlds=(world,), dataset=near)
-    found = result.worlds[world].per_patient
-    values = {metric: np.asarray(found[metric], np.float32) for metric in METRICS if metric in found}
-    frame = pl.DataFrame({"patient": found["patient"], **values}).unpivot(index="patient", variable_name="metric")
-    return frame.with_columns(seed=pl.lit(seed, pl.Int16))
+    near, worlds = data if policy.timing == data.timing else None, (part.world or made.world,)
+    found = evaluate(policy, episodes=episodes, bank=load_simulators(made.bank), worlds=worlds, dataset=near).table()
+    value, training = pl.col("value").cast(pl.Float32), pl.lit(seed, pl.Int16).alias("seed")
+    return found.filter(pl.col("metric").is_in(METRICS)).select("patient", "metric", value, training)
 
 
 def learned(dataset: str, part: Part, learner: str, recipe: TableRecipe) -> tuple[list[tuple[int, Any]], int]:
@@ -119,8 +114,8 @@ def learned(dataset: str, part: Part, learner: str, recipe: TableRecipe) -> tupl
     data = load_dataset(dataset, progress=False)
     algorithm, config, alone = recipe.config(learner, part)
     runs = range(part.seeds or recipe.seeds)
-    if algorithm == TRANSFORMER:
-        return [(seed, train_transformer(data, seed, config)) for seed in runs], 0
+    if algorithm == transformer.NAME:
+        return [(seed, transformer.train_transformer(data, seed, config)) for seed in runs], 0
     if algorithm in BASELINES:
         return [(seed, baseline(algorithm, data, seed, config, alone)) for seed in runs], 0
     found = train_seeds(algorithm, data, part.scope, runs, config)
@@ -166,26 +161,23 @@ def run(recipe: TableRecipe, name: str, workers: int) -> Path:
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 Scored = Mapping[tuple[str, str, str], np.ndarray]
-"""A part's scores: (dataset, method, metric) -> (runs, patients)."""
+"""A part's scores: (dataset, method, metric) -> (runs, patients); of "score" (runs,)."""
+Marks = Mapping[str, str]
+"""Learner -> " +" (better) or " -"."""
 
 
 def arrays(frame: pl.DataFrame) -> Scored:
-    """The scores of a part."""
-    found = {}
+    """The scores of a part; "score": 100 (return - random) / (expert - random), by the dataset's reference returns."""
+    found: dict[tuple[str, str, str], np.ndarray] = {}
     for (dataset, method, metric), rows in frame.group_by("dataset", "method", "metric", maintain_order=True):
-        values = rows.sort("seed", "patient")["value"].to_numpy().astype(float)
-        found[str(dataset), str(method), str(metric)] = values.reshape(rows["seed"].n_unique(), -1)
+        values = rows.sort("seed", "patient")["value"].to_numpy().astype(float).reshape(rows["seed"].n_unique(), -1)
+        found[str(dataset), str(method), str(metric)] = values
+        if metric == "return" and (manifest := release_manifest(str(dataset))):
+            references = manifest["references"]
+            of = references.get("data_world", references)["returns"]  # where the expert is chosen in another world
+            scores = 100.0 * (values.mean(1) - of["random"]) / (of["expert"] - of["random"])
+            found[str(dataset), str(method), "score"] = scores
     return found
-
-
-def normalized(scores: Scored, dataset: str, method: str) -> np.ndarray | None:
-    """Score of every run: 100 (return - random) / (expert - random), by the dataset's reference returns."""
-    values, manifest = scores.get((dataset, method, "return")), release_manifest(dataset)
-    if values is None or manifest is None:
-        return None
-    references = manifest["references"]
-    of = references.get("data_world", references)["returns"]  # where that is not the world the expert is chosen in
-    return 100.0 * (values.mean(1) - of["random"]) / (of["expert"] - of["random"])
 
 
 def tables(recipe: TableRecipe) -> str:
@@ -219,62 +211,57 @@ def part_tables(name: str, part: Part, scores: Scored) -> list[str]:
     marks = {dataset: against(scores, dataset, part.learners) for dataset in datasets}
     title = name.replace("-", ", ") + (f", {part.seeds} seeds" if part.seeds else "")
 
-    def by_dataset(caption: str, cell: Callable[[str, str], str], columns: Sequence[str] = datasets) -> str:
-        # The behavior's part of an id.
-        heads = [dataset.rsplit("/")[-1].removesuffix("-v0").split("-", 1)[1] for dataset in columns]
-        body = [[f"`{method}`", *(cell(d, method) for d in columns)] for method in (*part.learners, *REFERENCES)]
+    def cell(dataset: str, method: str, metric: str, absent: str) -> str:
+        found = scores.get((dataset, method, metric))
+        if found is None:
+            return "failed" if (dataset, method, "failed") in scores else absent
+        spread = f" ± {found.std(ddof=1):.0f}" if metric == "score" and len(found) > 1 else ""
+        mark = marks[dataset].get(method, "") if metric == HARM else ""
+        return f"{found.mean():.{DIGITS.get(metric, 2)}f}{spread}{mark}"
+
+    def by_dataset(caption: str, *metrics: str, columns: Sequence[str] = datasets, absent: str = "not run") -> str:
+        heads = [short(dataset).split("-", 1)[1] for dataset in columns]  # the behavior's part of an id
+        body = []
+        for method in (*part.learners, *REFERENCES):
+            cells = (", ".join(cell(dataset, method, metric, absent) for metric in metrics) for dataset in columns)
+            body.append([f"`{method}`", *cells])
         return markdown_table(f"{caption} ({title})", ["", *heads], body)
 
-    def absent(dataset: str, method: str) -> str:
-        return "failed" if (dataset, method, "failed") in scores else "not run"
-
-    def score(dataset: str, method: str) -> str:
-        found = normalized(scores, dataset, method)
-        if found is None:
-            return absent(dataset, method)
-        return f"{found.mean():.0f}" + (f" ± {found.std(ddof=1):.0f}" if len(found) > 1 else "")
-
-    def harm(dataset: str, method: str) -> str:
-        found = scores.get((dataset, method, HARM))
-        return absent(dataset, method) if found is None else f"{found.mean():.2f}{marks[dataset].get(method, '')}"
-
-    def distance(dataset: str, method: str) -> str:
-        found = scores.get((dataset, method, "support_distance"))
-        return "-" if found is None else f"{found.mean():.2f}"
-
-    def costs(dataset: str, method: str) -> str:
-        end, path = (scores.get((dataset, method, metric)) for metric in ("cost_mean", "safe_path"))
-        return "not run" if end is None or path is None else f"{end.mean():.3f}, {path.mean():.1f}"
-
-    harms = by_dataset("Harm, points", harm)
+    harms = by_dataset("Harm, points", HARM)
     if part.world:  # reference returns are of the world of the data
         return [f"## {title}", f"Scored in `{part.world}`.", harms]
-    blocks = [f"## {title}", by_dataset("Normalized score, mean ± SD over seeds", score), harms]
-    if measured := [d for d in datasets if (d, "behavior", "support_distance") in scores]:
+    blocks = [f"## {title}", by_dataset("Normalized score, mean ± SD over seeds", "score"), harms]
+    if measured := [d for d in datasets if (d, "behavior", DISTANCE) in scores]:
         caption = "Distance of states and actions to the data's, standard deviations"
-        blocks.append(by_dataset(caption, distance, measured))
+        blocks.append(by_dataset(caption, DISTANCE, columns=measured, absent="-"))
     pooled = [pooled_row(scores, datasets, method, marks) for method in part.learners]
     over = ["", "IQM of scores", "better than `bc`, %", "datasets better / worse than behavior", "training, s a seed"]
     plural = "s" if len(datasets) > 1 else ""
     blocks.append(markdown_table(f"Over {len(datasets)} dataset{plural} ({title})", over, pooled))
     blocks.append(separated(scores, datasets, part.learners, title))
     if name.endswith(("-safe", "-limits")):
-        blocks.append(by_dataset("Mean cost of a decision at its end, and share of the time that is safe, %", costs))
+        caption = "Mean cost of a decision at its end, and share of the time that is safe, %"
+        blocks.append(by_dataset(caption, "cost_mean", "safe_path"))
     return blocks
+
+
+def short(dataset: str) -> str:
+    """An id without namespace and version."""
+    return dataset.rsplit("/")[-1].removesuffix("-v0")
 
 
 def compared(recipe: TableRecipe, found: Mapping[str, Scored]) -> list[str]:
     """What a learner gains by a policy per patient, and by data of adaptive timing, of harm."""
-    shared: dict[tuple[str, str], np.ndarray] = {}
-    for scores in (scores for name, scores in reversed(found.items()) if recipe.part[name].scope == "pop"):
-        shared |= {(d, m): values for (d, m, metric), values in scores.items() if metric == HARM}
-    whose: list[list[str]] = []
-    when: list[list[str]] = []
+    shared: dict[tuple[str, str, str], np.ndarray] = {}
+    for name in reversed(list(found)):
+        shared |= found[name] if recipe.part[name].scope == "pop" else {}
+    whose, when = list[list[str]](), list[list[str]]()
     for name, scores in found.items():
         part = recipe.part[name]
-        for dataset, learner in ((d, m) for d in part.datasets for m in part.learners):
-            own, label = scores.get((dataset, learner, HARM)), dataset.rsplit("/")[-1].removesuffix("-v0")
-            fixed, pop = scores.get((f"medgym/{label}-fixed-v0", learner, HARM)), shared.get((dataset, learner))
+        for dataset, learner in product(part.datasets, part.learners):
+            own, pop = scores.get((dataset, learner, HARM)), shared.get((dataset, learner, HARM))
+            label = short(dataset)
+            fixed = scores.get((f"medgym/{label}-fixed-v0", learner, HARM))
             if own is not None and pop is not None and part.scope == "ind":
                 whose.append([label, f"`{learner}`", gain(own, pop)])
             if own is not None and fixed is not None:
@@ -282,10 +269,8 @@ def compared(recipe: TableRecipe, found: Mapping[str, Scored]) -> list[str]:
     legend = "less harm in the mean, and in so many of the patients"
     one = f"A policy per patient over one for all, same data: {legend}"
     two = f"Data of adaptive timing over the same behaviors' data of fixed timing: {legend}"
-    return [
-        markdown_table(one, ["data", "learner", "gain"], whose),
-        markdown_table(two, ["data", "scope", "learner", "gain"], when),
-    ]
+    heads = ["data", "scope", "learner", "gain"]
+    return [markdown_table(one, [heads[0], *heads[2:]], whose), markdown_table(two, heads, when)]
 
 
 def gain(better: np.ndarray, worse: np.ndarray) -> str:
@@ -294,25 +279,18 @@ def gain(better: np.ndarray, worse: np.ndarray) -> str:
     return f"{100 * (1 - one.mean() / other.mean()):.0f} % ({100 * (one < other).mean():.0f} %)"
 
 
-def pooled_row(
-    scores: Scored, datasets: Sequence[str], method: str, marks: Mapping[str, Mapping[str, str]]
-) -> list[str]:
+def pooled_row(scores: Scored, datasets: Sequence[str], method: str, marks: Mapping[str, Marks]) -> list[str]:
     """A learner over all datasets of a part; intervals resample datasets and seeds."""
-    runs = [found for dataset in datasets if (found := normalized(scores, dataset, method)) is not None]
-    if len(runs) < len(datasets):
+    if any((dataset, method, "score") not in scores for dataset in datasets):
         return [f"`{method}`", *["-"] * 4]
-    over = np.stack(runs)  # (datasets, seeds)
-    low, high = summarize(over.T, better=1).iqm_interval
+    over = np.stack([scores[dataset, method, "score"] for dataset in datasets])  # (datasets, seeds)
+    middle = shown((float(iqm(over.reshape(-1))), *summarize(over.T, better=1).iqm_interval), 0)
     pairs = [(scores[d, method, HARM], scores[d, "bc", HARM]) for d in datasets if (d, "bc", HARM) in scores]
     chances = [probability_of_improvement(a, b) for a, b in pairs if method != "bc"]
+    chance = f"{100 * np.mean(chances):.0f}" if chances else "-"
     better, worse = (sum(sign in marks[dataset].get(method, "") for dataset in datasets) for sign in "+-")
-    return [
-        f"`{method}`",
-        f"{float(iqm(over.reshape(-1))):.0f} ({low:.0f} to {high:.0f})",
-        f"{100 * np.mean(chances):.0f}" if chances else "-",
-        f"{better} / {worse}",
-        f"{np.mean([scores[dataset, method, 'seconds'] for dataset in datasets]):.1f}",
-    ]
+    seconds = np.mean([scores[dataset, method, "seconds"] for dataset in datasets])
+    return [f"`{method}`", middle, chance, f"{better} / {worse}", f"{seconds:.1f}"]
 
 
 def told_apart(scores: Scored, dataset: str, methods: Sequence[str]) -> dict[tuple[str, str], float]:
@@ -322,8 +300,8 @@ def told_apart(scores: Scored, dataset: str, methods: Sequence[str]) -> dict[tup
     return {pair: difference for pair, (difference, *_, adjusted) in found if adjusted < LEVEL}
 
 
-def against(scores: Scored, dataset: str, learners: Sequence[str]) -> Mapping[str, str]:
-    """Learner -> " +" or " -" where its harm is told from that of the behavior without its noise."""
+def against(scores: Scored, dataset: str, learners: Sequence[str]) -> Marks:
+    """Of the learners whose harm is told from that of the behavior without its noise."""
     found = told_apart(scores, dataset, ("behavior", *learners))
     return {other: " +" if value > 0 else " -" for (one, other), value in found.items() if one == "behavior"}
 

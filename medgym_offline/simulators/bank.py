@@ -1,11 +1,8 @@
 """A simulator bank: one patient simulator per patient, stacked, with everything needed to run and to trust it.
 
 Who of a bank is learned from and who is new, its `train` and `test` people, is drawn once. A bank either was built with
-sides (its metadata have them), or they stand in `generation/splits.toml`, drawn by
-
-    python -m experiments.people.draw
-
-Beside the banks, not in them: a bank's file, and with it the identity of every dataset, is as it was before the draw.
+sides (its metadata have them), or they stand in `generation/splits.toml`, where :func:`drawn` put them. Beside the
+banks, not in them: a bank's file, and with it the identity of every dataset, is as it was before the draw.
 """
 
 from __future__ import annotations

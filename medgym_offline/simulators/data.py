@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -57,11 +57,6 @@ class FitData:
         """The patients at these positions."""
         chosen = {name: getattr(self, name)[patients] for name in _ARRAYS}
         return replace(self, patients=tuple(self.patients[i] for i in patients), **chosen)
-
-    def stack(self, other: FitData) -> FitData:
-        """Both cohorts one after the other, as one stack."""
-        both: dict[str, Any] = {n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in _ARRAYS}
-        return replace(self, patients=self.patients + other.patients, **both)
 
     def first_state(self) -> np.ndarray:
         """(P, V) first observed value of each variable; 0 (the cohort's mean) where it was never observed."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments.diabetes import people
-from experiments.diabetes.hupa import COLUMNS, HOUR, People, diary, read_hours
+from experiments.diabetes.people import COLUMNS, HOUR, People, diary, read_hours
 from medgym_offline import MedGymError
 from medgym_offline.diseases.diabetes.minimal import PARAMETERS, Fit
 from tests.helpers import refused

@@ -59,10 +59,8 @@ def test_estimates_agree_with_the_normal_theory():
     rng = np.random.default_rng(0)
     b = rng.normal(5.0, 1.0, 200)
     values = {Row("a", "ind", "fixed", 5): b - rng.normal(0.5, 1.0, 200), Row("b", "ind", "fixed", 5): b}
-    parts = [
-        tidy_rows("bank", row, 0, "own", "severity_mean", dict(zip(map(str, range(200)), of)))
-        for row, of in values.items()
-    ]
+    metric = {row: {(str(i), "severity_mean"): value for i, value in enumerate(of)} for row, of in values.items()}
+    parts = [tidy_rows("bank", row, 0, "own", of) for row, of in metric.items()]
     scores, (one, other), a = Scores(pl.concat(parts)), values, next(iter(values.values()))
     half = 1.96 * a.std() / np.sqrt(200)
     mean = scores.mean(one, "own", "severity_mean")
@@ -95,7 +93,7 @@ def test_a_learner_is_normalized_by_the_manifest_and_marked_where_it_is_told_fro
     columns = ["dataset", "method", "seed", "patient", "metric", "value"]
     scores = table.arrays(pl.DataFrame(rows, schema=columns, orient="row"))
     assert table.against(scores, dataset, ("good", "bad")) == {"good": " +"}
-    np.testing.assert_allclose(table.normalized(scores, dataset, "good"), [50.0] * 3)
+    np.testing.assert_allclose(scores[dataset, "good", "score"], [50.0] * 3)
 
 
 HALF = ("random", "expert")

@@ -61,7 +61,7 @@ def test_offline(tmp_path, monkeypatch):
     source = rolled(bank, actor.act, 4, ProcessConfig(timing="fixed"), "medgym/test-fixed-v0"), bank
     recipe = offline.OfflineRecipe(
         name="tiny", algorithms=("bc", "cql"), seeds=2, episodes=2, settings=SMALL,
-        variants={"wide": {"algorithm": "gcql", "settings": {"theta": 0.75}}},
+        variants={"wide": {"theta": 0.75}},
     )  # fmt: skip
     found = offline.run(recipe, tmp_path, sources=[source])
     text = offline.markdown(recipe, Scores(found, 20))

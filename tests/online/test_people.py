@@ -148,7 +148,7 @@ def test_others_cannot_enter(bank):
 
 @pytest.mark.parametrize("scope", ["ind", "pop", "context"])
 def test_arms_of_the_study_are_trained_on_the_side_that_they_say(bank, scope):
-    arms = Part(dataset="any", records=(1, 3), online=True).arms("iql")
+    arms = Part(dataset="any", records=(1, 3)).arms("iql")
     (arm,) = [arm for arm in arms if (arm.scope, arm.learner) == (scope, ONLINE)]
     assert arm.record == (3 if scope == "context" else 0)
     people = Contexts(bank.patients, EMBEDDINGS, ASKED) if scope == "context" else None

@@ -104,9 +104,9 @@ def test_a_patients_fit_does_not_depend_on_batch_mates_or_their_penalties(data, 
     given, config, population = quick
     one = fit_individuals(data, population, given, Physics(), replace(config, pooling=0.1), show=False)
     order, penalty = np.array([3, 0, 2, 1]), np.repeat([0.1, 30.0], PATIENTS)
-    twice = {name: np.concatenate([array[order], array[order]]) for name, array in given.items()}
-    mixed = data.select(order)
-    both = fit_individuals(mixed.stack(mixed), population, twice, Physics(), config, show=False, penalty=penalty)
+    mixed = data.select(np.tile(order, 2))
+    twice = {name: array[np.tile(order, 2)] for name, array in given.items()}
+    both = fit_individuals(mixed, population, twice, Physics(), config, show=False, penalty=penalty)
     assert torch.allclose(both.params.set_point[:PATIENTS], one.params.set_point[order], atol=1e-5)
     moved = (both.params.set_point - population.params.set_point).abs().mean(1)
     assert (moved[PATIENTS:] < moved[:PATIENTS]).all()  # the stronger penalty keeps patients nearer to the population
