@@ -312,9 +312,9 @@ class Scores:
             }
         return self._gains[key]
 
-    def facts(self, metric: str, form: str = ".2f", world: str = "training", none: str = "-") -> Callable[[Row], str]:
-        """Column of numbers of no single patient; `none` where it was not recorded."""
-        return lambda row: none if (found := self.fact(row, metric, world)) is None else format(found, form)
+    def facts(self, metric: str, form: str = ".2f", world: str = "training") -> Callable[[Row], str]:
+        """Column of numbers of no single patient; "-" where it was not recorded."""
+        return lambda row: "-" if (found := self.fact(row, metric, world)) is None else format(found, form)
 
     def means(self, world: str, metric: str, show: Callable[..., str] | None = None) -> Callable[[Row], str]:
         """Column of the means of a metric."""

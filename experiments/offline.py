@@ -140,9 +140,11 @@ def markdown(recipe: OfflineRecipe, found: Scores) -> str:
         parts.append(f"## {dataset}: {scores.patients(scores.rows[0])} patients, {scores.rows[0].timing} timing")
         for world in scores.worlds:
             parts += _world(recipe, scores, world)
-        took = {head: scores.facts(name, ",.0f", none="0") for head, name in TOOK.items()}
         learners = [row for row in scores.rows if row.method != BEHAVIOR]
-        parts.append(table("Training; wall time of one, on whatever else ran beside it", learners, took))
+        recorded = [head for head, name in TOOK.items() if any(scores.fact(row, name) is not None for row in learners)]
+        took = {head: scores.facts(TOOK[head], ",.0f") for head in recorded}
+        if took:
+            parts.append(table("Training; wall time of one, on whatever else ran beside it", learners, took))
     return "\n\n".join(parts) + "\n"
 
 
