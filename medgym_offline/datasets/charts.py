@@ -261,7 +261,7 @@ def charted_episodes(
         episode = stay.episode(recipe, bank, bool(died[patient]))
         clipped += (stay.doses > np.array(bank.scales.treatment_upper) * (1.0 + 1e-9)).sum(0)
         episodes.append(episode | {"patient": persons.index(person)})
-    block = pack_episodes(episodes, 0)
+    block = pack_episodes(episodes)
     calibration = _estimate(block, persons, recipe.seed, disease.action_names, clone)
     facts = {
         "stays": len(episodes),

@@ -30,10 +30,9 @@ from medgym_offline.datasets.catalogue import (
     read_manifest,
     unknown_id,
 )
-from medgym_offline.datasets.load import read_columns
+from medgym_offline.datasets.load import read_rows
 from medgym_offline.datasets.manifest import write_namespace
 from medgym_offline.datasets.recipes import UnknownDatasetError, is_id, known_recipe
-from medgym_offline.datasets.transitions import transitions_of
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import atomic_path
 
@@ -272,7 +271,7 @@ def _fetch(remote: Remote, dataset: str, folder: Path, progress: bool) -> str:
         if release and manifest["files"][DATA_FILE] != release["files"][DATA_FILE]:
             # Other bytes (of another HDF5 library, another processor) may hold the release's rows.
             metadata = json.loads((came / METADATA).read_text(encoding="utf-8"))
-            rows = transitions_of(read_columns(came / DATA_FILE, metadata)[0], metadata)
+            rows, _ = read_rows(came, metadata)
             if faults := trust.compare_rows(rows, release).faults:
                 raise RemoteError(f"{where} holds other rows than this release: {faults[0]}")
         with atomic_path(folder) as temporary:

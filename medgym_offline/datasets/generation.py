@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,13 @@ from medgym_offline.compute import one_thread
 from medgym_offline.datasets.behaviors import recipe_behavior
 from medgym_offline.datasets.card import dataset_card
 from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST, METADATA, dataset_folder, minari_root
-from medgym_offline.datasets.hdf5 import EpisodeBlock, EpisodeWriter, hdf5_reason
-from medgym_offline.datasets.manifest import build_manifest, build_metadata, making, write_namespace
+from medgym_offline.datasets.hdf5 import EpisodeBlock, hdf5_reason, write_episodes
+from medgym_offline.datasets.manifest import build_manifest, build_metadata, write_namespace
 from medgym_offline.datasets.recipes import Recipe, find_recipe
-from medgym_offline.datasets.shards import played_blocks, reference_returns, work_folder
-from medgym_offline.datasets.transitions import COLUMNS, ContentHash, flat_name, read_flat, transitions_of, write_flat
-from medgym_offline.datasets.trust import identity_of
+from medgym_offline.datasets.shards import played_episodes, reference_returns, work_folder
+from medgym_offline.datasets.transitions import Transitions, content_hash, flat_name, write_flat
+from medgym_offline.datasets.trust import GENERATOR, identity_of
+from medgym_offline.diseases.base import FULL
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import atomic_path, json_text, release_folder, write_json
 
@@ -50,27 +51,6 @@ class GeneratedDataset:
     @property
     def steps(self) -> int:
         return int(self.manifest["steps"])
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """Where the rows of a dataset come from.
-
-    Attributes:
-        patients: Ids that `patient` counts in.
-        chosen: Positions of those who have episodes.
-        who: Name and hash of who acted, as the manifest has them.
-        blocks: Identity of the dataset, and a folder for what is half done -> the episodes.
-        references: Mean return of the episodes -> what a normalized score refers to.
-        facts: Further entries of the manifest.
-    """
-
-    patients: tuple[str, ...]
-    chosen: list[int]
-    who: dict[str, Any]
-    blocks: Callable[[str, Path], Iterable[EpisodeBlock]]
-    references: Callable[[float], dict[str, Any]]
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def _named(source: Recipe, bank: SimulatorBank, chosen: list[int], episodes: int, output: str | None) -> Recipe:
@@ -125,19 +105,37 @@ def generate(
     source = find_recipe(dataset)
     bank = load_simulators(source.bank).world(source.world)
     if not source.records:
-        chosen = sorted(bank.patient_index.resolve(patients))
+        ids, chosen = bank.patients, sorted(bank.patient_index.resolve(patients))
         recipe = _named(source, bank, chosen, source.episodes if episodes is None else episodes, output_id)
-        origin = _played(recipe, source, bank, chosen, workers, progress)
+        behavior = recipe_behavior(recipe, bank)
+        made = _making(recipe, source, bank, chosen, behavior.to_json())
     elif (patients, episodes, release) == (None, None, False):
+        from medgym_offline.datasets.charts import charted_episodes, read_charts
+
         recipe = dataclasses.replace(source, id=output_id or source.id)
-        origin = _charted(recipe, bank, records)
+        cohort = read_charts(recipe, bank.disease.name, records)
+        charts = charted_episodes(recipe, cohort, bank)
+        ids, chosen = charts.persons, list(range(len(charts.persons)))
+        made = _making(recipe, source, bank, chosen, {"name": recipe.behavior, "sha256": cohort.content_hash})
+        made["records"] = charts.facts
     else:
         raise DatasetError(f"{source.id} is made from records: whole, and never shipped with a release")
     folder = dataset_folder(recipe.id, root)
     try:
         # A folder that cannot be written is noticed here, before minutes of work.
         with work_folder(folder) as work, atomic_path(folder) as temporary:
-            manifest = _write(temporary, recipe, source, bank, origin, work)
+            if source.records:
+                block = charts.block
+                # Nobody's return is known but that of those who acted.
+                mean = float(block.columns["rewards"].sum(dtype=np.float64)) / len(block)
+                references = {"returns": {"behavior": round(mean, 4)}, "expert": "", "episodes": 0}
+            else:
+                identity = identity_of(made)
+                block = played_episodes(
+                    recipe, bank, chosen, behavior, source.stream, identity, work, workers, progress
+                )
+                references = reference_returns(recipe, bank, chosen, behavior, progress)
+            manifest = _write(temporary, recipe, bank, made, ids, block, references)
         write_namespace(minari_root(root), recipe.id.rpartition("/")[0])
     except (OSError, RuntimeError) as error:
         # The HDF5 library reports a full disk as a RuntimeError where a file is closed.
@@ -152,66 +150,53 @@ def generate(
     return GeneratedDataset(recipe.id, folder, manifest)
 
 
-def _played(
-    recipe: Recipe, source: Recipe, bank: SimulatorBank, chosen: list[int], workers: int, progress: bool
-) -> _Origin:
-    """Episodes played in the bank's simulators."""
-    behavior = recipe_behavior(recipe, bank)
-    return _Origin(
-        bank.patients,
-        chosen,
-        behavior.to_json(),
-        lambda identity, work: played_blocks(
-            recipe, bank, chosen, behavior, source.stream, identity, work, workers, progress
-        ),
-        lambda _: reference_returns(recipe, bank, chosen, behavior, progress),
-    )
+def _making(
+    recipe: Recipe, source: Recipe, bank: SimulatorBank, patients: list[int], behavior: dict[str, Any]
+) -> dict[str, Any]:
+    """The part of a manifest that its identity is of.
 
-
-def _charted(recipe: Recipe, bank: SimulatorBank, records: str | Path | None) -> _Origin:
-    """Episodes of clinical records; nobody's return in them is known but that of those who acted."""
-    from medgym_offline.datasets.charts import charted_episodes, read_charts
-
-    cohort = read_charts(recipe, bank.disease.name, records)
-    charts = charted_episodes(recipe, cohort, bank)
-    return _Origin(
-        charts.persons,
-        list(range(len(charts.persons))),
-        {"name": recipe.behavior, "sha256": cohort.content_hash},
-        lambda *_: [charts.block],
-        lambda mean: {"returns": {"behavior": round(mean, 4)}, "expert": "", "episodes": 0},
-        {"records": charts.facts},
-    )
+    Args:
+        recipe: With the id and the number of episodes as written.
+        source: The recipe it was made from; its id names the random streams.
+        bank: The whole bank.
+        patients: Positions of those who have episodes.
+        behavior: Name and hash of who acted.
+    """
+    made_of = {"name": bank.name, "content_hash": bank.content_hash, "source": str(bank.metadata.get("source", ""))}
+    made = {"generator": GENERATOR, "recipe": recipe.to_json(), "source": source.id, "patients": patients}
+    return {**made, "bank": made_of, "behavior": behavior}
 
 
 def _write(
-    folder: Path, recipe: Recipe, source: Recipe, bank: SimulatorBank, origin: _Origin, work: Path
+    folder: Path,
+    recipe: Recipe,
+    bank: SimulatorBank,
+    made: dict[str, Any],
+    patients: tuple[str, ...],
+    block: EpisodeBlock,
+    references: dict[str, Any],
 ) -> dict[str, Any]:
     """Write everything into a new folder and return the manifest."""
-    file = folder / DATA_FILE
-    file.parent.mkdir(parents=True)
-    digest, blocks = ContentHash(), []
-    made = making(recipe, source, origin.chosen, bank, origin.who)
-    identity = identity_of(made)
-    with EpisodeWriter(file, origin.patients, bank.disease) as writer:
-        for block in origin.blocks(identity, work):
-            blocks.append(block)
-            writer.write(block)
-            digest.update(block.columns)
-    content = digest.hexdigest(patients=list(origin.patients), timing=recipe.timing, decisions=recipe.decisions)
+    (folder / DATA_FILE).parent.mkdir(parents=True)
+    write_episodes(folder / DATA_FILE, block, patients, bank.disease)
+    rows = Transitions(
+        **block.columns,
+        patients=patients,
+        timing=recipe.timing,
+        decisions=recipe.decisions,
+        disease=bank.disease.name,
+        dataset_id=recipe.id,
+        identity=identity_of(made),
+        view=recipe.view if recipe.records else FULL,
+    ).validate()
+    content = content_hash(rows)
     # After the HDF5 file: a flat cache that is older is not trusted.
-    write_flat(folder / flat_name(content), {n: np.concatenate([b.columns[n] for b in blocks]) for n in COLUMNS})
-    total = sum(float(block.columns["rewards"].sum(dtype=np.float64)) for block in blocks)
-    references = origin.references(total / writer.episodes)
-    ours: dict[str, Any] = {"patients": list(origin.patients), "identity": identity, "content_hash": content}
-    ours |= {"bytes": file.stat().st_size}
-    example = bank.patients[origin.chosen[0]]
-    metadata = build_metadata(recipe, bank, example, (writer.episodes, writer.steps), references, ours)
+    write_flat(folder / flat_name(content), rows)
+    ours = {"content_hash": content, "bytes": (folder / DATA_FILE).stat().st_size}
+    metadata = build_metadata(recipe, bank, rows, bank.patients[made["patients"][0]], references, ours)
     # Minari rewrites this file in place when asked to update it; ours is complete from the start.
     (folder / METADATA).write_text(json_text(metadata), encoding="utf-8")
-    rows = transitions_of(read_flat(folder / flat_name(content)), metadata).validate()
-    seeds = np.concatenate([block.seeds for block in blocks])
-    manifest = build_manifest(made, metadata, rows, seeds, folder, references) | origin.facts
+    manifest = build_manifest(made, metadata, rows, block.seeds, folder, references)
     (folder / MANIFEST).write_text(json_text(manifest), encoding="utf-8")
     (folder / "README.md").write_text(dataset_card(manifest), encoding="utf-8")
     return manifest

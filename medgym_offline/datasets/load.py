@@ -32,8 +32,8 @@ from medgym_offline.datasets.hdf5 import read_episodes
 from medgym_offline.datasets.recipes import Recipe, known_recipe, stream_of
 from medgym_offline.datasets.shards import SHARD
 from medgym_offline.datasets.transitions import (
-    ContentHash,
     Transitions,
+    content_hash,
     disease_of,
     flat_name,
     read_flat,
@@ -49,7 +49,7 @@ from medgym_offline.progress import Progress
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["REPLAY_TOLERANCE", "load_dataset", "read_columns", "read_metadata", "viewed"]
+__all__ = ["REPLAY_TOLERANCE", "load_dataset", "read_metadata", "read_rows", "viewed"]
 
 REPLAY_TOLERANCE = 5e-3
 """Largest difference allowed between a stored episode and its replay, over all columns: a replay computes one episode
@@ -157,40 +157,37 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def read_columns(file: Path, metadata: dict[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """All columns of a dataset from its HDF5 file, in memory (seconds for 10,000 episodes), and its episodes' seeds.
+def read_rows(folder: Path, metadata: dict[str, Any]) -> tuple[Transitions, np.ndarray]:
+    """All rows of a dataset from its HDF5 file, in memory (seconds for 10,000 episodes), and its episodes' seeds.
 
     Args:
-        file: `main_data.hdf5`.
+        folder: Of the dataset.
         metadata: Minari's, of the same dataset.
 
     Raises:
         DatasetError: the file is missing, truncated or does not have the layout.
     """
     ours = metadata["medgym"]
-    block = read_episodes(file, disease_of(metadata), ours["timing"], ours.get("view", FULL))
-    return block.columns, block.seeds
+    block = read_episodes(folder / DATA_FILE, disease_of(metadata), ours["timing"], ours.get("view", FULL))
+    return transitions_of(block.columns, metadata), block.seeds
 
 
-def _rebuild(folder: Path, metadata: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Columns from the HDF5 file, also written as a flat cache: beside it, or in the user's cache folder."""
-    ours = metadata["medgym"]
-    columns, _ = read_columns(folder / DATA_FILE, metadata)
-    digest = ContentHash()
-    digest.update(columns)
-    found = digest.hexdigest(patients=ours["patients"], timing=ours["timing"], decisions=ours["decisions"])
-    if found != ours["content_hash"]:
+def _rebuild(folder: Path, metadata: dict[str, Any]) -> Transitions:
+    """Rows from the HDF5 file, also written as a flat cache: beside it, or in the user's cache folder."""
+    rows, _ = read_rows(folder, metadata)
+    found = content_hash(rows)
+    if found != metadata["medgym"]["content_hash"]:
         remedy = f"run `medgym-offline verify {metadata['dataset_id']}` or regenerate it"
         raise DatasetError(f"{folder}: rows do not have the content hash of its metadata; {remedy}")
-    name = flat_name(found)
     for home in _homes(folder):
+        flat = home / flat_name(found)
         try:
-            with atomic_path(home / name) as temporary:
-                write_flat(temporary, columns)
+            with atomic_path(flat) as temporary:
+                write_flat(temporary, rows)
         except OSError:
             continue  # a read-only or full place: the next one, or memory
-        return read_flat(home / name)
-    return columns
+        return transitions_of(read_flat(flat), metadata)
+    return rows
 
 
 def _homes(folder: Path) -> Iterator[Path]:
@@ -243,7 +240,7 @@ def load_dataset(
     ours = metadata["medgym"]
     written = _written(folder, metadata)
     _warn_if_older(folder, dataset)
-    columns = None
+    transitions = None
     for home in _homes(folder):
         flat = home / flat_name(ours["content_hash"])
         try:
@@ -251,11 +248,11 @@ def load_dataset(
             if (flat / "rewards.npy").stat().st_mtime_ns >= written:
                 found = read_flat(flat)
                 if len(found["patient"]) and found["patient"][-1] < len(ours["patients"]):
-                    columns = found
+                    transitions = transitions_of(found, metadata)
                     break
         except (DatasetError, OSError):
             continue  # a cache that is not there, or damaged, is rebuilt
-    transitions = transitions_of(columns or _rebuild(folder, metadata), metadata)
+    transitions = transitions or _rebuild(folder, metadata)
     if split is not None:
         transitions = _side(transitions, split, folder)
     chosen = transitions if patients is None else transitions.select(patients=transitions.resolve(patients))

@@ -11,14 +11,14 @@ import numpy as np
 from medgym_offline.datasets.catalogue import MANIFEST_FORMAT
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
-from medgym_offline.datasets.trust import GENERATOR, Fingerprint
+from medgym_offline.datasets.trust import Fingerprint
 from medgym_offline.files import code_version, sha256_file, write_json
 
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = [
-    "NAMESPACE_DESCRIPTION", "build_manifest", "build_metadata", "facts", "facts_differ", "making", "statistics",
+    "NAMESPACE_DESCRIPTION", "build_manifest", "build_metadata", "facts", "facts_differ", "statistics",
     "write_namespace",
 ]  # fmt: skip
 
@@ -55,8 +55,8 @@ def env_specs(recipe: Recipe, disease: str, patient: str) -> tuple[str, str]:
 def build_metadata(
     recipe: Recipe,
     bank: SimulatorBank,
+    rows: Transitions,
     example: str,
-    counts: tuple[int, int],
     references: dict[str, Any],
     ours: dict[str, Any],
 ) -> dict[str, Any]:
@@ -65,11 +65,10 @@ def build_metadata(
     Args:
         recipe: With the id of the dataset as it is written.
         bank: The whole bank.
+        rows: All of the dataset.
         example: Patient of the bank that the environment specs name.
-        counts: Episodes and steps.
         references: What a normalized score refers to.
-        ours: What our own block says beside the recipe: `patients` (the ids that rows count in), `identity`,
-            `content_hash`, and `bytes` of the HDF5 file.
+        ours: `content_hash` of the rows, and `bytes` of the HDF5 file.
     """
     import minari
     from minari.serialization import serialize_space
@@ -82,8 +81,8 @@ def build_metadata(
     returns = references["returns"]
     return {
         "dataset_id": recipe.id,
-        "total_episodes": counts[0],
-        "total_steps": counts[1],
+        "total_episodes": len(rows.episode_starts()),
+        "total_steps": len(rows),
         "data_format": "hdf5",
         "jpeg_encoding": False,
         "observation_space": serialize_space(env.observation_space),
@@ -103,8 +102,9 @@ def build_metadata(
         # Our own block: what the flat loader needs without the manifest.
         "medgym": {
             **ours,
-            "disease": bank.disease.name,
-            **{name: getattr(recipe, name) for name in ("timing", "decisions", "reward")},
+            **{name: getattr(rows, name) for name in ("identity", "disease", "timing", "decisions")},
+            "patients": list(rows.patients),
+            "reward": recipe.reward,
             **({"view": recipe.view, "behavior_log_prob_estimated": True} if recipe.records else {}),
         },
     }
@@ -153,32 +153,6 @@ def facts_differ(found: Any, stated: Any, name: str = "") -> str | None:
     return None if same else name
 
 
-def making(
-    recipe: Recipe, source: Recipe, patients: list[int], bank: SimulatorBank, behavior: dict[str, Any]
-) -> dict[str, Any]:
-    """The part of a manifest that its identity is of.
-
-    Args:
-        recipe: With the id and the number of episodes as written.
-        source: The recipe it was made from; its id names the random streams.
-        patients: Their indices in the bank.
-        bank: The whole bank.
-        behavior: Name and hash of who acted.
-    """
-    return {
-        "generator": GENERATOR,
-        "recipe": recipe.to_json(),
-        "source": source.id,
-        "patients": patients,
-        "bank": {
-            "name": bank.name,
-            "content_hash": bank.content_hash,
-            "source": str(bank.metadata.get("source", "")),
-        },
-        "behavior": behavior,
-    }
-
-
 def build_manifest(
     made: dict[str, Any],
     metadata: dict[str, Any],
@@ -190,7 +164,7 @@ def build_manifest(
     """The manifest of a finished dataset folder: what made it, what it is, and a checksum of every file.
 
     Args:
-        made: From :func:`making`.
+        made: What made it, of which the identity is; and further facts.
         metadata: Minari's, from :func:`build_metadata`.
         rows: All of the dataset.
         seeds: (E,) of the episodes.

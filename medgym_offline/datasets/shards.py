@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = [
-    "REFERENCE_EPISODES", "SHARD", "SHARD_EPISODES", "play_shard", "played_blocks", "reference_returns",
+    "REFERENCE_EPISODES", "SHARD", "SHARD_EPISODES", "play_shard", "played_episodes", "reference_returns",
     "rollout_block", "work_folder",
 ]  # fmt: skip
 
@@ -96,16 +96,15 @@ def _shard(*arguments: Any) -> dict[str, Any]:
     return vars(play_shard(*arguments))
 
 
-def _joined(parts: list[dict[str, Any]], first: int) -> EpisodeBlock:
-    """Shards of the same patients, put together patient by patient, and numbered from `first`."""
-    blocks = [EpisodeBlock(**part) for part in parts]
+def _joined(blocks: list[EpisodeBlock]) -> EpisodeBlock:
+    """Shards put together patient by patient, and numbered."""
     rows = {name: np.concatenate([block.columns[name] for block in blocks]) for name in COLUMNS}
     patients = np.concatenate([block.columns["patient"][block.starts] for block in blocks])
     lengths = np.concatenate([block.lengths for block in blocks])
     # Stable: the episodes of a patient stay in the order of the shards.
     episodes, order = (np.argsort(who, kind="stable") for who in (patients, rows["patient"]))
     rows = {name: values[order] for name, values in rows.items()}
-    rows["episode"] = np.repeat(np.arange(first, first + len(episodes), dtype=np.int32), lengths[episodes])
+    rows["episode"] = np.repeat(np.arange(len(episodes), dtype=np.int32), lengths[episodes])
     reset = {n: np.concatenate([block.reset[n] for block in blocks])[episodes] for n in blocks[0].reset}
     return EpisodeBlock(rows, reset, np.concatenate([block.seeds for block in blocks])[episodes])
 
@@ -135,7 +134,7 @@ def work_folder(target: Path) -> Iterator[Path]:
         lock.release()
 
 
-def played_blocks(
+def played_episodes(
     recipe: Recipe,
     bank: SimulatorBank,
     chosen: list[int],
@@ -145,13 +144,13 @@ def played_blocks(
     folder: Path,
     workers: int = 1,
     progress: bool = True,
-) -> Iterator[EpisodeBlock]:
-    """All episodes of a recipe in dataset order, a shard of patients at a time.
+) -> EpisodeBlock:
+    """All episodes of a recipe in dataset order.
 
     Args:
         recipe: With the episodes per patient to play.
         bank: The whole bank, in the recipe's world.
-        chosen: Indices of the patients.
+        chosen: Indices of the patients, in order.
         behavior: Who plays.
         stream: Purpose of the episodes' seeds.
         identity: Of the dataset; shards of another are not used.
@@ -162,33 +161,26 @@ def played_blocks(
     from medgym_offline.engine import run
     from medgym_offline.envs.rollout import episode_seeds
 
-    groups = [chosen[i : i + SHARD] for i in range(0, len(chosen), SHARD)]
-    cuts = [range(e, min(e + SHARD_EPISODES, recipe.episodes)) for e in range(0, recipe.episodes, SHARD_EPISODES)]
     shards: dict[str, tuple[Any, ...]] = {}
-    names: list[list[str]] = []
-    for group in groups:
+    for place in range(0, len(chosen), SHARD):
+        group = chosen[place : place + SHARD]
         part = bank.select(group)
         seeds = episode_seeds(recipe.seed, stream, part.patients, recipe.episodes)
         who = behavior.select(part.patients)
-        names.append([f"p{group[0]:04d}-e{cut.start:05d}" for cut in cuts])
-        for name, cut in zip(names[-1], cuts):
-            shards[name] = part, who.starting_at(cut.start), recipe, seeds[:, cut.start : cut.stop], group
-    kept = folder / identity[:16]  # shards of another dataset lie beside it
+        for first in range(0, recipe.episodes, SHARD_EPISODES):
+            own = seeds[:, first : first + SHARD_EPISODES]
+            shards[f"p{group[0]:04d}-e{first:05d}"] = part, who.starting_at(first), recipe, own, group
     played = run(
         _shard,
         shards,
         engine="process" if workers > 1 else "local",
         workers=workers if workers > 1 else None,
-        folder=kept,
+        folder=folder / identity[:16],  # shards of another dataset lie beside it
         key={"identity": identity, "shard": [SHARD, SHARD_EPISODES]},
         title=f"{recipe.id} (shards of {SHARD} patients)",
         progress=progress,
     )
-    first = 0
-    for parts in names:
-        block = _joined([played.pop(name) for name in parts], first)
-        first += len(block)
-        yield block
+    return _joined([EpisodeBlock(**part) for part in played.values()])
 
 
 REFERENCE_EPISODES = 10

@@ -24,7 +24,7 @@ from medgym_offline.errors import DatasetError
 from medgym_offline.patients import PatientIndex, Patients, people_hash
 
 __all__ = [
-    "COLUMNS", "ContentHash", "Transitions", "disease_of", "flat_name", "read_flat", "transitions_of", "write_flat",
+    "COLUMNS", "Transitions", "content_hash", "disease_of", "flat_name", "read_flat", "transitions_of", "write_flat",
 ]  # fmt: skip
 
 COLUMNS: dict[str, str] = {
@@ -244,32 +244,18 @@ def _as_slice(rows: np.ndarray) -> np.ndarray | slice:
     return rows
 
 
-class ContentHash:
-    """SHA-256 of the bytes of a dataset's columns, streamed in row order.
+def content_hash(rows: Transitions) -> str:
+    """SHA-256 of the bytes of all rows of a dataset, and of what gives them meaning (patients, timing, decisions).
 
     Equal hashes mean the very same rows. Unequal ones need not mean other data: a value beside the middle of two
-    float32 numbers can be rounded either way on another processor (see :mod:`.fingerprint`).
+    float32 numbers can be rounded either way on another processor (see :mod:`.trust`).
     """
-
-    def __init__(self) -> None:
-        self._columns = {name: hashlib.sha256() for name in COLUMNS}
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._rows = 0
-
-    def update(self, columns: dict[str, np.ndarray]) -> None:
-        """Add the next rows."""
-        for name, kind in COLUMNS.items():
-            array = np.ascontiguousarray(columns[name], dtype=np.dtype(kind).newbyteorder("<"))
-            self._columns[name].update(array.tobytes())
-            self._shapes[name] = array.shape[1:]
-        self._rows += len(columns["rewards"])
-
-    def hexdigest(self, **meaning: Any) -> str:
-        """Hash of the rows so far and of what gives them meaning (patients, timing, decisions)."""
-        parts: dict[str, Any] = {name: digest.hexdigest() for name, digest in self._columns.items()}
-        shapes = {name: list(shape) for name, shape in self._shapes.items()}
-        parts |= {"rows": self._rows, "shapes": shapes, "meaning": meaning}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    parts: dict[str, Any] = {"rows": len(rows), "shapes": {}}
+    parts["meaning"] = {"patients": list(rows.patients), "timing": rows.timing, "decisions": rows.decisions}
+    for name, kind in COLUMNS.items():
+        array = np.ascontiguousarray(getattr(rows, name), dtype=np.dtype(kind).newbyteorder("<"))
+        parts[name], parts["shapes"][name] = hashlib.sha256(array.data).hexdigest(), list(array.shape[1:])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def flat_name(content_hash: str) -> str:
@@ -277,11 +263,11 @@ def flat_name(content_hash: str) -> str:
     return f"flat-{content_hash[:16]}"
 
 
-def write_flat(folder: str | Path, columns: dict[str, np.ndarray]) -> None:
+def write_flat(folder: Path, rows: Transitions) -> None:
     """Write the flat cache of the rows of a dataset into a new folder."""
-    Path(folder).mkdir(parents=True)
-    for name, kind in COLUMNS.items():
-        np.save(Path(folder) / f"{name}.npy", columns[name].astype(kind, copy=False))
+    folder.mkdir(parents=True)
+    for name in COLUMNS:
+        np.save(folder / f"{name}.npy", getattr(rows, name))
 
 
 def read_flat(folder: str | Path) -> dict[str, np.ndarray]:
@@ -327,6 +313,4 @@ def transitions_of(columns: dict[str, np.ndarray], metadata: dict[str, Any]) -> 
         dataset_id=metadata["dataset_id"],
         identity=ours["identity"],
         view=ours.get("view", FULL),
-        split="",
-        embedded=0,
     )

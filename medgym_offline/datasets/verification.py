@@ -14,13 +14,13 @@ from medgym_offline.compute import one_thread
 from medgym_offline.config import check, from_values
 from medgym_offline.datasets import trust
 from medgym_offline.datasets.behaviors import process_config, recipe_behavior
-from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST, METADATA, Metadata, local_folder, read_manifest
-from medgym_offline.datasets.load import REPLAY_TOLERANCE, read_columns, read_metadata
+from medgym_offline.datasets.catalogue import MANIFEST, METADATA, Metadata, local_folder, read_manifest
+from medgym_offline.datasets.load import REPLAY_TOLERANCE, read_metadata, read_rows
 from medgym_offline.datasets.manifest import facts, facts_differ
 from medgym_offline.datasets.recipes import Recipe, known_recipe
 from medgym_offline.datasets.rows import TOLERANCE, Check, check_rows
 from medgym_offline.datasets.shards import SHARD_EPISODES, play_shard
-from medgym_offline.datasets.transitions import COLUMNS, ContentHash, Transitions, flat_name, read_flat, transitions_of
+from medgym_offline.datasets.transitions import COLUMNS, Transitions, content_hash, flat_name, read_flat
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.progress import Progress
 
@@ -98,13 +98,12 @@ def _checks(dataset: str, folder: Path, replay: int) -> Iterator[Check]:
         yield from _check_making(dataset, manifest)
         yield from _check_files(folder, manifest)
         metadata = read_metadata(folder)
-        columns, seeds = read_columns(folder / DATA_FILE, metadata)
+        rows, seeds = read_rows(folder, metadata)
     except MedGymError as error:
         yield Check("readable", False, str(error))
         return
-    yield Check("readable", True, f"{len(seeds)} episodes, {len(columns['rewards'])} steps")
-    yield _check_metadata(metadata, manifest, columns)
-    rows = transitions_of(columns, metadata)
+    yield Check("readable", True, f"{len(seeds)} episodes, {len(rows)} steps")
+    yield _check_metadata(metadata, manifest, rows)
     rows = dataclasses.replace(rows, timing=recipe.timing, decisions=recipe.decisions)
     yield from _check_content(folder, rows, manifest)
     yield from _check_release(rows, manifest)
@@ -164,7 +163,7 @@ def _check_files(folder: Path, manifest: dict[str, Any]) -> Iterator[Check]:
         yield Check(f"sha256 {Path(name).name}", name not in damaged, detail)
 
 
-def _check_metadata(metadata: dict[str, Any], manifest: dict[str, Any], columns: dict[str, np.ndarray]) -> Check:
+def _check_metadata(metadata: dict[str, Any], manifest: dict[str, Any], rows: Transitions) -> Check:
     """Minari's metadata agree with the manifest, and the rows lie in its spaces."""
     from minari.serialization import deserialize_space
 
@@ -173,9 +172,9 @@ def _check_metadata(metadata: dict[str, Any], manifest: dict[str, Any], columns:
     try:
         for name, column in (("observation_space", "observations"), ("action_space", "actions")):
             space: Any = deserialize_space(metadata[name])
-            rows = columns[column]
-            inside = (rows >= space.low - TOLERANCE) & (rows <= space.high + TOLERANCE)
-            if space.shape != rows.shape[1:] or not inside.all():
+            array = getattr(rows, column)
+            inside = (array >= space.low - TOLERANCE) & (array <= space.high + TOLERANCE)
+            if space.shape != array.shape[1:] or not inside.all():
                 wrong.append(f"{column} outside {name}")
     except (KeyError, TypeError, ValueError, NotImplementedError) as error:
         wrong.append(f"spaces ({type(error).__name__}: {error})")
@@ -185,9 +184,7 @@ def _check_metadata(metadata: dict[str, Any], manifest: dict[str, Any], columns:
 
 def _check_content(folder: Path, rows: Transitions, manifest: dict[str, Any]) -> Iterator[Check]:
     """The rows have the manifest's content hash, and so has the flat cache where there is one."""
-    digest, wanted = ContentHash(), manifest["content_hash"]
-    digest.update({name: getattr(rows, name) for name in COLUMNS})
-    found = digest.hexdigest(patients=list(rows.patients), timing=rows.timing, decisions=rows.decisions)
+    found, wanted = content_hash(rows), manifest["content_hash"]
     yield Check("content hash", found == wanted, f"{found[:16]}, manifest {wanted[:16]}")
     wrong = facts_differ(facts(rows), manifest) if len(rows) else "steps"
     detail = f"the manifest's {wrong} is not that of the rows" if wrong else "counts, returns and columns as stated"

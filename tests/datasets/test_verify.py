@@ -74,16 +74,12 @@ def test_faults_in_rows_are_found(rows, tiny_bank, expected, column, change):
 
 def _rehash(folder):
     """Forge the checksums, as an attacker or a careless tool would, so that only the meaning can tell."""
-    from medgym_offline.datasets.load import read_columns, read_metadata
-    from medgym_offline.datasets.transitions import ContentHash
+    from medgym_offline.datasets.load import read_metadata, read_rows
+    from medgym_offline.datasets.transitions import content_hash
     from medgym_offline.files import sha256_file
 
     metadata = read_metadata(folder)
-    columns, _ = read_columns(folder / DATA_FILE, metadata)
-    content = ContentHash()
-    content.update(columns)
-    ours = metadata["medgym"]
-    found = content.hexdigest(patients=ours["patients"], timing=ours["timing"], decisions=ours["decisions"])
+    found, ours = content_hash(read_rows(folder, metadata)[0]), metadata["medgym"]
     manifest = json.loads((folder / "data" / "manifest.json").read_text())
     ours["content_hash"] = manifest["content_hash"] = found
     (folder / "data" / "metadata.json").write_text(json.dumps(metadata))
