@@ -24,7 +24,7 @@ def on_files(files: Any, config: Any, **_: Any) -> Any:
     from mkdocs.structure.files import File
 
     from medgym_offline.datasets import dataset_card, listing_table, released_datasets
-    from medgym_offline.datasets.trust import release_manifest
+    from medgym_offline.datasets.catalogue import release_manifest
 
     infos = [info for info in released_datasets() if info.episodes is not None]
     table = listing_table(infos)

@@ -27,8 +27,8 @@ from experiments.reference.transformer import NAME as TRANSFORMER
 from experiments.reference.transformer import train_transformer
 from medgym_offline import evaluate, load_dataset, load_policy, load_simulators
 from medgym_offline.datasets.behaviors import recipe_behavior, resolve_behavior
+from medgym_offline.datasets.catalogue import release_manifest
 from medgym_offline.datasets.recipes import find_recipe
-from medgym_offline.datasets.trust import release_manifest
 from medgym_offline.errors import MedGymError
 from medgym_offline.evaluation.statistics import iqm, probability_of_improvement, summarize
 from medgym_offline.leaderboard.board import LEVEL, compare

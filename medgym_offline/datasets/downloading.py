@@ -11,10 +11,8 @@ folder `NAME-vN`.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +22,20 @@ from medgym_offline.datasets import trust
 from medgym_offline.datasets.catalogue import (
     DATA_FILE,
     MANIFEST,
-    METADATA,
     dataset_folder,
     minari_root,
     read_manifest,
+    read_metadata,
+    release_manifest,
     unknown_id,
 )
 from medgym_offline.datasets.load import read_rows
 from medgym_offline.datasets.manifest import write_namespace
 from medgym_offline.datasets.recipes import UnknownDatasetError, is_id, known_recipe
 from medgym_offline.errors import DatasetError, MedGymError
-from medgym_offline.files import atomic_path
+from medgym_offline.files import atomic_path, held_folder
 
-__all__ = ["DEFAULT_REMOTES", "Download", "Remote", "RemoteError", "download", "parse_remote", "remotes_of", "split_id"]
+__all__ = ["DEFAULT_REMOTES", "Download", "Remote", "RemoteError", "download", "parse_remote"]
 
 DEFAULT_REMOTES = ("hf://medgym", "hf://farama-minari")
 """Where datasets are looked for, in order, after `$MINARI_REMOTE`: the project's own place and Minari's."""
@@ -46,36 +45,34 @@ class RemoteError(DatasetError):
     """A remote that does not answer, does not have what was asked of it, or sends other bytes."""
 
 
-def split_id(dataset: str) -> tuple[str, str]:
-    """Repository name and folder in it of a dataset id, as Minari splits it."""
-    first, _, rest = dataset.partition("/")
-    return first, rest
-
-
-def remotes_of(remotes: Sequence[str] | None = None) -> list[str]:
-    """Remotes to try, in order: those given, else `$MINARI_REMOTE` and then the project's."""
-    own = os.environ.get("MINARI_REMOTE")
-    return list(remotes) if remotes else list(dict.fromkeys([*([own] if own else []), *DEFAULT_REMOTES]))
-
-
-def parse_remote(text: str) -> Remote:
-    """Remote of `hf://ORG`; `DatasetError` for anything else."""
+def parse_remote(text: str, namespace: str) -> Remote:
+    """The repository of a namespace at `hf://ORG`; `DatasetError` for anything else."""
     match = re.fullmatch(r"hf://([A-Za-z0-9][\w.-]*)/?", text.strip())
     if match is None:
         raise DatasetError(f"remote {text!r} is not of the form hf://ORG (an organisation or user of the Hub)")
-    return Remote(match[1])
+    return Remote(match[1], namespace)
 
 
 @dataclass(frozen=True)
 class Remote:
-    """An organisation or user of a Hub (`$HF_ENDPOINT`, else huggingface.co)."""
+    """The dataset repository of a namespace, of an organisation or user of a Hub (`$HF_ENDPOINT`, else huggingface.co).
+
+    Attributes:
+        organisation, namespace: The parts of its name.
+    """
 
     organisation: str
+    namespace: str
 
     @property
     def url(self) -> str:
-        """As Minari names it."""
+        """The organisation as Minari names it."""
         return f"hf://{self.organisation}"
+
+    @property
+    def repository(self) -> str:
+        """`ORG/NAMESPACE`."""
+        return f"{self.organisation}/{self.namespace}"
 
     def api(self) -> Any:
         """Client of the Hub, with the token of `HF_TOKEN` or of the login if there is one."""
@@ -101,17 +98,16 @@ class Remote:
                 raise
             raise RemoteError(f"{self.url} ({what}: {_reason(error)})") from None
 
-    def commit(self, repository: str) -> str:
-        """The newest commit of one of its dataset repositories; `RemoteError` if there is none."""
-        with self.errors(f"{self.organisation}/{repository}"):
-            return str(self.api().repo_info(f"{self.organisation}/{repository}", repo_type="dataset").sha)
+    def commit(self) -> str:
+        """Its newest commit; `RemoteError` if there is none."""
+        with self.errors(self.repository):
+            return str(self.api().repo_info(self.repository, repo_type="dataset").sha)
 
-    def fetch(self, repository: str, commit: str, patterns: Sequence[str], into: Path, progress: bool = False) -> None:
+    def fetch(self, commit: str, patterns: Sequence[str], into: Path, progress: bool = False) -> None:
         """Bring files of a commit into a folder; those that an earlier call finished are not fetched again.
 
         Args:
-            repository: Name of the dataset repository.
-            commit: Of it.
+            commit: Of the repository.
             patterns: Paths in it; `*` stands for anything. What is not there is not missed.
             into: Folder; files lie below it as in the repository. Their sizes are right, their bytes not yet checked.
             progress: Show progress on standard error.
@@ -125,9 +121,9 @@ class Remote:
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 super().__init__(*args, **{**kwargs, "disable": True})
 
-        with self.errors(f"{self.organisation}/{repository}"):
+        with self.errors(self.repository):
             self.api().snapshot_download(
-                f"{self.organisation}/{repository}",
+                self.repository,
                 repo_type="dataset",
                 revision=commit,
                 local_dir=into,
@@ -186,7 +182,7 @@ def download(
 
     Args:
         dataset: Its id.
-        remotes: `hf://ORG`, tried in order; default: `remotes_of()`.
+        remotes: `hf://ORG`, tried in order; by default `$MINARI_REMOTE`, then the project's.
         root: Folder of Minari datasets; Minari's own by default.
         force: Fetch it again although it is here and undamaged.
         progress: Show progress on standard error.
@@ -196,10 +192,12 @@ def download(
         DatasetError: a remote that is no `hf://ORG`, no remote that gives the dataset (the line says why each did not,
             and how to make it), or a folder that cannot be written.
     """
-    places = [parse_remote(place) for place in remotes_of(remotes)]
     folder, known = dataset_folder(dataset, root), known_recipe(dataset) is not None
+    own = os.environ.get("MINARI_REMOTE")
+    wanted = remotes or dict.fromkeys([*([own] if own else []), *DEFAULT_REMOTES])
+    places = [parse_remote(place, dataset.partition("/")[0]) for place in wanted]
     here = (folder / "data").is_dir()
-    asked = is_id(dataset) and (remotes or os.environ.get("MINARI_REMOTE"))
+    asked = is_id(dataset) and (remotes or own)
     if not known and not here and not asked:
         raise unknown_id(dataset, root)
     damaged = trust.damaged_files(folder) if here else []
@@ -230,30 +228,14 @@ def download(
     raise DatasetError(f"{tried}; name another with --remote, or make it: medgym-offline generate {dataset}")
 
 
-@contextlib.contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """Hidden folder of what has come so far, held by one process; removed when the dataset is complete."""
-    from filelock import FileLock, Timeout
-
-    place = folder.parent / f".{folder.name}.download"
-    place.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(place / "lock", timeout=0):
-            yield place
-            shutil.rmtree(place, ignore_errors=True)
-    except Timeout:
-        raise DatasetError(f"{folder}: another process is downloading this dataset; wait for it to end") from None
-
-
 def _fetch(remote: Remote, dataset: str, folder: Path, progress: bool) -> str:
     """Fetch, check and put in place; in words, what it was checked against."""
-    repository, name = split_id(dataset)
-    commit = remote.commit(repository)
-    where = f"{remote.url} ({remote.organisation}/{repository} at {commit[:8]})"
-    release = trust.release_manifest(dataset)
-    with _staging(folder) as work:
+    name, commit = dataset.partition("/")[2], remote.commit()
+    where = f"{remote.url} ({remote.repository} at {commit[:8]})"
+    release = release_manifest(dataset)
+    with held_folder(folder.parent / f".{folder.name}.download", folder, "downloading") as work:
         came = work / name
-        remote.fetch(repository, commit, [f"{name}/{MANIFEST}"], work, progress)
+        remote.fetch(commit, [f"{name}/{MANIFEST}"], work, progress)
         if not (came / MANIFEST).is_file():
             raise RemoteError(f"{where} does not have it with a {MANIFEST}")
         manifest = trust.fetched_manifest(came / MANIFEST, dataset, f"{where}: {MANIFEST}")
@@ -262,15 +244,15 @@ def _fetch(remote: Remote, dataset: str, folder: Path, progress: bool) -> str:
         if different:
             raise RemoteError(f"{where} holds another {dataset} than this release names: {different[0]}")
         wanted = (*manifest["files"], "README.md")
-        remote.fetch(repository, commit, [f"{name}/{file}" for file in wanted], work, progress)
+        remote.fetch(commit, [f"{name}/{file}" for file in wanted], work, progress)
         if damaged := trust.damaged_files(came):
             for file in damaged:
                 (came / file).unlink(missing_ok=True)
             raise RemoteError(f"{where}: {', '.join(damaged)}: missing or wrong checksum; run again to fetch anew")
-        trust.check_metadata(came / METADATA, manifest, where)
+        metadata = read_metadata(came, f"{where}: metadata.json", "it cannot be used")
+        trust.check_metadata(metadata, manifest, f"{where}: metadata.json")
         if release and manifest["files"][DATA_FILE] != release["files"][DATA_FILE]:
             # Other bytes (of another HDF5 library, another processor) may hold the release's rows.
-            metadata = json.loads((came / METADATA).read_text(encoding="utf-8"))
             rows, _ = read_rows(came, metadata)
             if faults := trust.compare_rows(rows, release).faults:
                 raise RemoteError(f"{where} holds other rows than this release: {faults[0]}")

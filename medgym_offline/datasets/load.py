@@ -18,15 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgym_offline.config import check, from_values, read_json
+from medgym_offline.config import from_values
 from medgym_offline.datasets.catalogue import (
     DATA_FILE,
     MANIFEST,
-    METADATA,
-    Metadata,
     dataset_folder,
     local_folder,
     read_manifest,
+    read_metadata,
 )
 from medgym_offline.datasets.hdf5 import read_episodes
 from medgym_offline.datasets.recipes import Recipe, known_recipe, stream_of
@@ -49,7 +48,7 @@ from medgym_offline.progress import Progress
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["REPLAY_TOLERANCE", "load_dataset", "read_metadata", "read_rows", "viewed"]
+__all__ = ["REPLAY_TOLERANCE", "load_dataset", "read_rows", "viewed"]
 
 REPLAY_TOLERANCE = 5e-3
 """Largest difference allowed between a stored episode and its replay, over all columns: a replay computes one episode
@@ -145,16 +144,6 @@ def _replayed(
     seen = torch.stack([rolled.observations[:, :, :-1][valid], rolled.observations[:, :, 1:][valid]]).float().numpy()
     cuts = np.searchsorted(own.patient, patients)[1:]
     return np.split(seen, cuts, axis=1)
-
-
-def read_metadata(folder: Path) -> dict[str, Any]:
-    """Minari's `metadata.json` of a dataset of ours; `DatasetError` if it is missing, damaged or another's."""
-    path = folder / METADATA
-    metadata = read_json(path, DatasetError, "regenerate the dataset")
-    if not isinstance(metadata, dict) or "medgym" not in metadata:
-        raise DatasetError(f"{path}: no 'medgym' block, so not a dataset of ours; read it with minari.load_dataset")
-    check(Metadata, metadata, str(path), DatasetError, "regenerate the dataset")
-    return metadata
 
 
 def read_rows(folder: Path, metadata: dict[str, Any]) -> tuple[Transitions, np.ndarray]:

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 from medgym_offline.config import check, read_json
 from medgym_offline.datasets.card import dataset_card, family_card
 from medgym_offline.datasets.catalogue import MANIFEST, local_folder, read_manifest
-from medgym_offline.datasets.downloading import Remote, RemoteError, parse_remote, split_id
+from medgym_offline.datasets.downloading import Remote, RemoteError, parse_remote
 from medgym_offline.datasets.manifest import NAMESPACE_DESCRIPTION
 from medgym_offline.datasets.trust import departures, fetched_manifest
 from medgym_offline.errors import DatasetError
@@ -74,8 +74,8 @@ def publish(
             under this id.
         RemoteError: no token, a token that was refused, or a remote that does not answer.
     """
-    place, (namespace, name) = parse_remote(remote), split_id(dataset)
-    tag, commit = name.replace("/", "-"), None
+    namespace, _, name = dataset.partition("/")
+    place, tag, commit = parse_remote(remote, namespace), name.replace("/", "-"), None
     if not dry_run:  # a token that is refused is noticed before minutes of verifying
         with place.errors(f"{dataset} was not taken"):
             place.api().whoami()
@@ -85,7 +85,7 @@ def publish(
             with place.errors(f"{dataset} was not taken"):
                 commit = _send(place, dataset, Path(work), tag)
         rows = tuple((path.relative_to(work).as_posix(), path.stat().st_size, sha256_file(path)) for path in files)
-    return Publication(dataset, f"{place.organisation}/{namespace}", rows, commit, tag)
+    return Publication(dataset, place.repository, rows, commit, tag)
 
 
 def layout(
@@ -110,7 +110,7 @@ def layout(
     manifests = {dataset: _require_publishable(dataset, root) for dataset in datasets}
     for dataset, manifest in manifests.items():
         _lay_out(dataset, manifest, target, root, progress)
-    _write_shared(target, parse_remote(remote), manifests, {})
+    _write_shared(target, parse_remote(remote, ""), manifests, {})
     return sorted(path for path in target.rglob("*") if path.is_file())
 
 
@@ -134,7 +134,7 @@ def _lay_out(dataset: str, manifest: dict[str, Any], target: Path, root: str | P
     if not report.ok:
         faults = "; ".join(f"{check.name}: {check.detail}" for check in report.faults[:3])
         raise DatasetError(f"{dataset} does not verify and is not published ({faults}); generate it again")
-    folder = target / split_id(dataset)[1]
+    folder = target / dataset.partition("/")[2]
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for file in (*manifest["files"], MANIFEST):
         shutil.copyfile(local_folder(dataset, root) / file, folder / file)
@@ -156,15 +156,14 @@ def _there(place: Remote, dataset: str, identity: str) -> tuple[str, dict[str, A
         DatasetError: It has other rows under this id.
         RemoteError: Its metadata are none.
     """
-    repository, name = split_id(dataset)
-    commit, full = place.commit(repository), f"{place.organisation}/{repository}"
-    paths = place.api().list_repo_files(full, revision=commit, repo_type="dataset")
+    name, commit = dataset.partition("/")[2], place.commit()
+    paths = place.api().list_repo_files(place.repository, revision=commit, repo_type="dataset")
     namespace: dict[str, Any] = {}
     found = None
     with tempfile.TemporaryDirectory() as work:
-        place.fetch(repository, commit, [NAMESPACE_FILE, f"{name}/{MANIFEST}"], Path(work))
+        place.fetch(commit, [NAMESPACE_FILE, f"{name}/{MANIFEST}"], Path(work))
         if NAMESPACE_FILE in paths:
-            where = f"{place.url} ({full}: {NAMESPACE_FILE})"
+            where = f"{place.url} ({place.repository}: {NAMESPACE_FILE})"
             namespace = read_json(Path(work) / NAMESPACE_FILE, RemoteError, "correct it", where)
             check(_Namespace, namespace, where, RemoteError, "correct it")
         with contextlib.suppress(DatasetError):  # one that cannot be read is not the same
@@ -180,9 +179,9 @@ def _send(place: Remote, dataset: str, target: Path, tag: str) -> str:
     """Create the repository if need be, commit on top of its newest commit, tag; the commit."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    api, (namespace, name) = place.api(), split_id(dataset)
+    api, name = place.api(), dataset.partition("/")[2]
     identity = read_manifest(target / name / MANIFEST)["identity"]
-    repository, data = f"{place.organisation}/{namespace}", "dataset"
+    repository, data = place.repository, "dataset"
     api.create_repo(repository, repo_type=data, exist_ok=True)
     title = f"{dataset}: identity {identity[:16]}"
     for _ in range(RACES):

@@ -11,8 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +22,8 @@ from medgym_offline.datasets.hdf5 import EpisodeBlock
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.transitions import COLUMNS
 from medgym_offline.diseases.base import FULL
-from medgym_offline.errors import DatasetError, PolicyError
-from medgym_offline.files import cache_folder
+from medgym_offline.errors import PolicyError
+from medgym_offline.files import cache_folder, held_folder
 from medgym_offline.progress import Progress
 
 if TYPE_CHECKING:
@@ -109,29 +108,11 @@ def _joined(blocks: list[EpisodeBlock]) -> EpisodeBlock:
     return EpisodeBlock(rows, reset, np.concatenate([block.seeds for block in blocks])[episodes])
 
 
-@contextlib.contextmanager
-def work_folder(target: Path) -> Iterator[Path]:
-    """Where the shards of the dataset at `target` are kept until it is complete; deleted when the block succeeds.
-
-    Raises:
-        DatasetError: Another process is generating the same dataset.
-    """
-    from filelock import FileLock, Timeout
-
+def work_folder(target: Path) -> contextlib.AbstractContextManager[Path]:
+    """Where the shards of the dataset at `target` are kept until it is complete: a :func:`.held_folder`."""
     digest = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:8]
     folder = cache_folder("generate", f"{target.name}-{digest}", write=True)
-    lock = FileLock(f"{folder}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        busy = "another process is generating this dataset"
-        raise DatasetError(f"{target}: {busy}; wait for it (lock {lock.lock_file})") from None
-    try:
-        yield folder
-        shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+    return held_folder(folder, target, "generating")
 
 
 def played_episodes(

@@ -27,17 +27,16 @@ from typing import Any
 
 import numpy as np
 
-from medgym_offline.config import check, read_json
-from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST, Metadata, read_manifest
+from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST, read_manifest, release_manifest
 from medgym_offline.datasets.recipes import known_recipe, stream_of
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
 from medgym_offline.errors import DatasetError
-from medgym_offline.files import release_folder, sha256_file
+from medgym_offline.files import sha256_file
 
 __all__ = [
     "Comparison", "Fingerprint", "GENERATOR", "TOLERANCE", "check_metadata", "compare_rows", "damaged_files",
     "departures", "fetched_manifest", "identity_of", "made_differently", "metadata_differs", "recipe_seeds",
-    "release_manifest", "require_release_rows",
+    "require_release_rows",
 ]  # fmt: skip
 
 TOLERANCE = 2e-4
@@ -266,15 +265,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 24 else f"{text[:12]}.."
 
 
-def release_manifest(dataset: str) -> dict[str, Any] | None:
-    """The manifest that this release ships for a dataset; None if it ships none."""
-    recipe = known_recipe(dataset)
-    if recipe is None:
-        return None
-    path = release_folder("datasets") / f"{recipe.name}.manifest.json"
-    return read_manifest(path) if path.is_file() else None
-
-
 def fetched_manifest(path: Path, dataset: str, where: str) -> dict[str, Any]:
     """A manifest that came from elsewhere and is of `dataset`; errors name `where`, not the file here."""
     manifest = read_manifest(path, where, "it cannot be used")
@@ -339,7 +329,7 @@ def require_release_rows(rows: Transitions) -> None:
 
 
 def metadata_differs(metadata: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
-    """Names of entries in which Minari's metadata, as :class:`.forms.Metadata`, are not those of the manifest."""
+    """Names of entries in which Minari's metadata (from `read_metadata`) are not those of the manifest."""
     same = {"dataset_id": "id", "total_episodes": "episodes", "total_steps": "steps"}
     same |= {name: name for name in ("env_spec", "eval_env_spec", "identity", "content_hash")}
     wanted = {name: manifest[stated] for name, stated in same.items()}
@@ -348,18 +338,16 @@ def metadata_differs(metadata: dict[str, Any], manifest: dict[str, Any]) -> list
     return [name for name, value in wanted.items() if stated[name] != value]
 
 
-def check_metadata(path: Path, manifest: dict[str, Any], where: str) -> None:
-    """Minari's metadata of a fetched dataset names the manifest's environment and counts; else a `DatasetError`.
+def check_metadata(metadata: dict[str, Any], manifest: dict[str, Any], where: str) -> None:
+    """Minari's metadata of a fetched dataset name the manifest's environment and counts; else a `DatasetError`.
 
     `recover_environment` imports what these specs name, so they are looked at before they can be used.
     """
-    where = f"{where}: metadata.json"
-    found = check(Metadata, read_json(path, DatasetError, where=where), where, DatasetError)
-    if wrong := metadata_differs(found, manifest):
+    if wrong := metadata_differs(metadata, manifest):
         raise DatasetError(f"{where} and the manifest disagree on {wrong[0]!r}")
     for name in ("env_spec", "eval_env_spec"):
         for point in ("entry_point", "vector_entry_point"):
-            entry = found[name].get(point)
+            entry = metadata[name].get(point)
             if not isinstance(entry, str) or not entry.startswith("medgym_offline.envs:"):
                 raise DatasetError(f"{where}: {name} has the {point} {entry!r}, which is not of this package")
 

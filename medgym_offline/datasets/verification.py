@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgym_offline.compute import one_thread
-from medgym_offline.config import check, from_values
+from medgym_offline.config import from_values
 from medgym_offline.datasets import trust
 from medgym_offline.datasets.behaviors import process_config, recipe_behavior
-from medgym_offline.datasets.catalogue import MANIFEST, METADATA, Metadata, local_folder, read_manifest
-from medgym_offline.datasets.load import REPLAY_TOLERANCE, read_metadata, read_rows
+from medgym_offline.datasets.catalogue import MANIFEST, local_folder, read_manifest, read_metadata, release_manifest
+from medgym_offline.datasets.load import REPLAY_TOLERANCE, read_rows
 from medgym_offline.datasets.manifest import facts, facts_differ
 from medgym_offline.datasets.recipes import Recipe, known_recipe
 from medgym_offline.datasets.rows import TOLERANCE, Check, check_rows
@@ -140,7 +140,7 @@ def _check_making(dataset: str, manifest: dict[str, Any]) -> Iterator[Check]:
 
 def _check_release(rows: Transitions, manifest: dict[str, Any]) -> Iterator[Check]:
     """The rows are those of the release's manifest (not of the one beside the copy): it says how nearly."""
-    release = trust.release_manifest(rows.dataset_id)
+    release = release_manifest(rows.dataset_id)
     if release is None or not len(rows):
         return
     try:
@@ -167,7 +167,7 @@ def _check_metadata(metadata: dict[str, Any], manifest: dict[str, Any], rows: Tr
     """Minari's metadata agree with the manifest, and the rows lie in its spaces."""
     from minari.serialization import deserialize_space
 
-    wrong = trust.metadata_differs(check(Metadata, metadata, METADATA, DatasetError), manifest)
+    wrong = trust.metadata_differs(metadata, manifest)
     wrong += [name for name in ("timing", "decisions") if metadata["medgym"][name] != manifest["recipe"][name]]
     try:
         for name, column in (("observation_space", "observations"), ("action_space", "actions")):

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from medgym_offline.engine.run import blocks, run
-from medgym_offline.engine.workers import ENGINES, RunFolder, check_engine, decode, encode, report
+from medgym_offline.engine.workers import ENGINES, check_engine, decode, encode, report
 
-__all__ = ["ENGINES", "RunFolder", "blocks", "check_engine", "decode", "encode", "report", "run"]
+__all__ = ["ENGINES", "blocks", "check_engine", "decode", "encode", "report", "run"]

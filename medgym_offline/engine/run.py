@@ -12,8 +12,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
 
-from medgym_offline.engine.workers import Ended, RunFolder, Slot, check_engine, decode, open_engine
+from medgym_offline.engine.workers import Ended, Slot, check_engine, claim, decode, open_engine, stored
 from medgym_offline.errors import MedGymError
+from medgym_offline.files import atomic_path
 from medgym_offline.progress import Progress
 
 __all__ = ["blocks", "run"]
@@ -70,9 +71,10 @@ def run(
             whatever `function` raised, after the other shards have finished.
     """
     check_engine(engine, workers, address)
-    kept = None if folder is None else RunFolder(folder, key)
-    stored = {shard: kept.read(shard) if kept else None for shard in shards}
-    results = {shard: data for shard, data in stored.items() if data is not None}
+    kept = {} if folder is None else {shard: Path(folder) / f"{shard}.safetensors" for shard in shards}
+    if folder is not None:
+        claim(Path(folder), key)
+    results = {shard: data for shard, path in kept.items() if (data := stored(path)) is not None}
     todo = deque(shard for shard in shards if shard not in results)
     attempts: Counter[str] = Counter()
     raised: dict[str, Exception] = {}
@@ -85,7 +87,7 @@ def run(
         bar = stack.enter_context(Progress(title, len(shards), enabled=progress))
         bar.advance(len(results))
         here = lambda share, numbers: _show(bar, len(results), [(share, numbers)])  # noqa: E731
-        count, open_slot = stack.enter_context(open_engine(engine, workers, address, here))
+        count, open_slot = open_engine(engine, workers, address, here, stack)
         free: list[Slot | None] = [None] * min(count, len(todo))  # None: not opened yet, or its worker died
         while todo or running:
             while todo and free:
@@ -110,7 +112,8 @@ def run(
                 elif data is not None:
                     results[shard] = data
                     if kept:
-                        kept.write(shard, data)
+                        with atomic_path(kept[shard]) as temporary:
+                            temporary.write_bytes(data)
             _show(bar, len(results) + len(raised) + len(lost), [_live(live / shard) for shard, _ in running.values()])
     if raised or lost:
         kept_in = f"; {len(results)} of {len(shards)} shards are kept in {folder}, run it again for the rest"

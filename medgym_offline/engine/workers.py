@@ -24,7 +24,7 @@ import pickle
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,9 @@ from torch import Tensor
 from medgym_offline.compute import cores, keep_memory, one_thread
 from medgym_offline.config import read_json
 from medgym_offline.errors import MedGymError, MissingExtraError, unknown_name
-from medgym_offline.files import atomic_path, json_difference, json_text, write_text
+from medgym_offline.files import json_difference, write_json, write_text
 
-__all__ = ["ENGINES", "Ended", "RunFolder", "Slot", "check_engine", "decode", "encode", "open_engine", "report"]
+__all__ = ["ENGINES", "Ended", "Slot", "check_engine", "claim", "decode", "encode", "open_engine", "report", "stored"]
 
 _TREE = "tree"
 
@@ -97,8 +97,8 @@ def decode(data: bytes) -> Any:
         raise ValueError(f"not a shard's result ({error})") from None
 
 
-class RunFolder:
-    """The finished shards of one run: `run.json` says what the run is, `<shard>.safetensors` holds a result.
+def claim(folder: Path, key: Any) -> None:
+    """Make the folder of the finished shards of one run: `run.json` says what it is, `<shard>.safetensors` holds one.
 
     Args:
         folder: Made if it is missing.
@@ -107,37 +107,24 @@ class RunFolder:
     Raises:
         MedGymError: If the folder belongs to a run with another key; the entries that differ are named.
     """
+    record, ours = folder / "run.json", json.loads(json.dumps({"key": key}))
+    if not record.exists():
+        write_json(record, ours)
+    theirs = read_json(record, remedy=f"delete {folder} to start again")
+    if theirs != ours:
+        lines = "; ".join(json_difference(ours["key"], theirs.get("key") if isinstance(theirs, dict) else theirs))
+        remedy = "use that recipe, another folder, or start again with --fresh"
+        raise MedGymError(f"{folder}: holds the shards of another recipe ({lines}); {remedy}")
 
-    def __init__(self, folder: str | Path, key: Any):
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        record, ours = self.folder / "run.json", json.loads(json.dumps({"key": key}))
-        if not record.exists():
-            write_text(record, json_text(ours))
-        theirs = read_json(record, remedy=f"delete {self.folder} to start again")
-        if theirs != ours:
-            lines = "; ".join(json_difference(ours["key"], theirs.get("key") if isinstance(theirs, dict) else theirs))
-            remedy = "use that recipe, another folder, or start again with --fresh"
-            raise MedGymError(f"{self.folder}: holds the shards of another recipe ({lines}); {remedy}")
 
-    def path(self, shard: str) -> Path:
-        """File of one shard's result."""
-        return self.folder / f"{shard}.safetensors"
-
-    def write(self, shard: str, data: bytes) -> None:
-        """Keep an encoded result; a reader sees all of it or nothing."""
-        with atomic_path(self.path(shard)) as temporary:
-            temporary.write_bytes(data)
-
-    def read(self, shard: str) -> bytes | None:
-        """The encoded result, or None if there is none that can be read (it is then computed again)."""
-        path = self.path(shard)
-        try:
-            data = path.read_bytes()
-            decode(data)
-        except (FileNotFoundError, ValueError):
-            return None
-        return data
+def stored(path: Path) -> bytes | None:
+    """The encoded result in a file, or None if there is none that can be read (it is then computed again)."""
+    try:
+        data = path.read_bytes()
+        decode(data)
+    except (FileNotFoundError, ValueError):
+        return None
+    return data
 
 
 ENGINES = ("local", "process", "ray")
@@ -178,34 +165,34 @@ def check_engine(engine: str, workers: int | None = None, address: str | None = 
             _reach(address)
 
 
-@contextlib.contextmanager
 def open_engine(
-    engine: str, workers: int | None, address: str | None, sink: Sink
-) -> Iterator[tuple[int, Callable[[], Slot]]]:
-    """The number of slots of an engine, and what opens one; `sink` hears of shards that run in this process."""
-    with contextlib.ExitStack() as stack:
-        if engine == "local":
+    engine: str, workers: int | None, address: str | None, sink: Sink, stack: contextlib.ExitStack
+) -> tuple[int, Callable[[], Slot]]:
+    """The number of slots of an engine, and what opens one; `sink` hears of shards that run in this process.
 
-            def here(function: Callable[..., Any], arguments: tuple[Any, ...], live: str) -> Future[Ended]:
-                future: Future[Ended] = Future()
-                future.set_result(_execute(function, arguments, sink))
-                return future
+    What was opened is closed when the stack is unwound.
+    """
+    if engine == "local":
 
-            yield 1, lambda: here
-        elif engine == "process":
-            from loky import ProcessPoolExecutor
+        def here(function: Callable[..., Any], arguments: tuple[Any, ...], live: str) -> Future[Ended]:
+            future: Future[Ended] = Future()
+            future.set_result(_execute(function, arguments, sink))
+            return future
 
-            def open_slot() -> Slot:
-                pool = ProcessPoolExecutor(max_workers=1, env={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
-                stack.callback(pool.shutdown, wait=True, kill_workers=True)
-                return lambda function, arguments, live: pool.submit(_in_worker, dumps((function, arguments)), live)
+        return 1, lambda: here
+    if engine == "process":
+        from loky import ProcessPoolExecutor
 
-            yield workers or cores(), open_slot
-        else:
-            ray = _connected(workers, address, stack)
-            task = ray.remote(num_cpus=1, max_retries=0)(_in_worker)
-            slots = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-            yield slots, lambda: lambda *job: task.remote(dumps(job[:2]), job[2]).future()
+        def open_slot() -> Slot:
+            pool = ProcessPoolExecutor(max_workers=1, env={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
+            stack.callback(pool.shutdown, wait=True, kill_workers=True)
+            return lambda function, arguments, live: pool.submit(_in_worker, dumps((function, arguments)), live)
+
+        return workers or cores(), open_slot
+    ray = _connected(workers, address, stack)
+    task = ray.remote(num_cpus=1, max_retries=0)(_in_worker)
+    slots = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return slots, lambda: lambda *job: task.remote(dumps(job[:2]), job[2]).future()
 
 
 def _execute(function: Callable[..., Any], arguments: tuple[Any, ...], sink: Sink) -> Ended:

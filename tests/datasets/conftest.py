@@ -69,6 +69,6 @@ def release(recipe, made, tmp_path, monkeypatch):
     folder.mkdir()
     write_recipe(folder / "sepsis-prior-v0.toml", recipe)
     (folder / "sepsis-prior-v0.manifest.json").write_text(json.dumps(made.manifest))
-    for module in ("catalogue", "recipes", "trust"):
+    for module in ("catalogue", "recipes"):
         monkeypatch.setattr(f"medgym_offline.datasets.{module}.release_folder", lambda name: folder)
     return folder

@@ -100,7 +100,7 @@ def test_a_folder_laid_out_is_what_publishing_sends(hub, publication, made, root
     sent = {path.relative_to(tmp_path / "laid").as_posix(): path.read_bytes() for path in written}
     stored = publication.repositories[REPOSITORY].files
     assert sent == {path: data for path, data in stored.items() if path != ".gitattributes"}
-    api = publishing.parse_remote(REMOTE).api()
+    api = publishing.parse_remote(REMOTE, "medgym").api()
     api.create_repo(REPOSITORY, repo_type="dataset")
     api.upload_folder(repo_id=REPOSITORY, folder_path=tmp_path / "laid", repo_type="dataset")
     assert core(get(tmp_path / "fetched").path) == core(made.path)
@@ -205,7 +205,7 @@ def test_the_release_is_believed_before_the_remote(published, release, rows, tmp
         ({"files": None}, "'files' is None"),
         ({"files": dict.fromkeys(("../x", DATA_FILE, "data/metadata.json"), ENTRY)}, "is '../x'; it should match"),
         ({"id": "medgym/other-v0"}, "manifest of 'medgym/other-v0'"),
-        ({"format": 3}, "format is 3"),
+        ({"format": 3}, "'format' is 3"),
         ({"env_spec": {"entry_point": "os:system"}}, "disagree on 'env_spec'"),
     ],
 )
