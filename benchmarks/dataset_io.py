@@ -108,7 +108,7 @@ def write_stock(block: Any) -> None:
 
 def write_ours(block: Any, root: Path) -> None:
     """Our HDF5 file, flat cache and content hash, as generation writes them, under `root`; `load_dataset` reads it."""
-    from medgym_offline.datasets import dataset_folder
+    from medgym_offline.datasets.catalogue import dataset_folder
     from medgym_offline.datasets.hdf5 import write_episodes
     from medgym_offline.datasets.transitions import Transitions, content_hash, flat_name, write_flat
     from medgym_offline.diseases.registry import disease
@@ -146,7 +146,7 @@ def load_ours(root: Path) -> float:
 
 def rebuild_ours(root: Path) -> None:
     """The flat columns from our HDF5 file, where the cache is absent."""
-    from medgym_offline.datasets import dataset_folder
+    from medgym_offline.datasets.catalogue import dataset_folder
     from medgym_offline.datasets.hdf5 import read_episodes
     from medgym_offline.diseases.registry import disease
 

@@ -17,7 +17,8 @@ from typing_extensions import NotRequired, TypedDict
 
 from medgym_offline.config import CONFIG, check, from_values, read_json
 from medgym_offline.datasets.recipes import Recipe, UnknownDatasetError, known_recipe, list_recipes, unknown_dataset
-from medgym_offline.errors import DatasetError
+from medgym_offline.diseases.registry import list_diseases
+from medgym_offline.errors import DatasetError, unknown_name
 from medgym_offline.files import release_folder
 
 __all__ = [
@@ -128,15 +129,18 @@ class Metadata(_Open):
     medgym: Ours
 
 
-def read_manifest(path: str | Path, where: str = "", remedy: str = "regenerate the dataset") -> dict[str, Any]:
-    """A manifest as JSON values, each of its type; else a `DatasetError` that names the file and the field.
+def read_manifest(folder: Path, where: str = "", remedy: str = "regenerate the dataset") -> dict[str, Any]:
+    """The manifest of a dataset as JSON values, each of its type; else a `DatasetError` with the file and the field.
 
     Args:
-        path: The file.
+        folder: Of the dataset.
         where: Names the source in the error instead of the file.
         remedy: What to do, for the error.
     """
-    where = where or str(path)
+    return _manifest(folder / MANIFEST, where or str(folder / MANIFEST), remedy)
+
+
+def _manifest(path: Path, where: str, remedy: str = "regenerate the dataset") -> dict[str, Any]:
     manifest: dict[str, Any] = check(
         Manifest, read_json(path, DatasetError, remedy, where), where, DatasetError, remedy
     )
@@ -152,7 +156,7 @@ def read_manifest(path: str | Path, where: str = "", remedy: str = "regenerate t
 def release_manifest(dataset: str) -> dict[str, Any] | None:
     """The manifest that this release ships for a dataset; None if it ships none."""
     path = release_folder("datasets") / f"{dataset.rpartition('/')[2]}.manifest.json"
-    manifest = read_manifest(path) if path.is_file() else None
+    manifest = _manifest(path, str(path)) if path.is_file() else None
     return manifest if manifest and manifest["id"] == dataset else None
 
 
@@ -163,6 +167,8 @@ def read_metadata(folder: Path, where: str = "", remedy: str = "regenerate the d
     if not isinstance(metadata, dict) or "medgym" not in metadata:
         raise DatasetError(f"{where}: no 'medgym' block, so not a dataset of ours; read it with minari.load_dataset")
     found: dict[str, Any] = check(Metadata, metadata, where, DatasetError, remedy)
+    if (named := found["medgym"]["disease"]) not in list_diseases():
+        raise DatasetError(f"{where}: {unknown_name('disease', named, list_diseases())}; install its package")
     return found
 
 
@@ -269,7 +275,7 @@ def dataset_info(dataset: str, root: str | Path | None = None) -> DatasetInfo:
     """
     folder = dataset_folder(dataset, root)
     if (folder / MANIFEST).is_file():
-        manifest = read_manifest(folder / MANIFEST)
+        manifest = read_manifest(folder)
         recipe = from_values(Recipe, manifest["recipe"] | {"id": dataset}, f"manifest of {dataset}")
         return _info(recipe, manifest, folder)
     if (known := known_recipe(dataset)) is None:

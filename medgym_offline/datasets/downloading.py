@@ -18,17 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medgym_offline.datasets import trust
-from medgym_offline.datasets.catalogue import (
-    DATA_FILE,
-    MANIFEST,
-    dataset_folder,
-    minari_root,
-    read_manifest,
-    read_metadata,
-    release_manifest,
-    unknown_id,
-)
+from medgym_offline.datasets import catalogue, trust
+from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST
+from medgym_offline.datasets.hdf5 import unwritten
 from medgym_offline.datasets.load import read_rows
 from medgym_offline.datasets.manifest import write_namespace
 from medgym_offline.datasets.recipes import UnknownDatasetError, is_id, known_recipe
@@ -192,17 +184,17 @@ def download(
         DatasetError: a remote that is no `hf://ORG`, no remote that gives the dataset (the line says why each did not,
             and how to make it), or a folder that cannot be written.
     """
-    folder, known = dataset_folder(dataset, root), known_recipe(dataset) is not None
+    folder, known = catalogue.dataset_folder(dataset, root), known_recipe(dataset) is not None
     own = os.environ.get("MINARI_REMOTE")
     wanted = remotes or dict.fromkeys([*([own] if own else []), *DEFAULT_REMOTES])
     places = [parse_remote(place, dataset.partition("/")[0]) for place in wanted]
     here = (folder / "data").is_dir()
     asked = is_id(dataset) and (remotes or own)
     if not known and not here and not asked:
-        raise unknown_id(dataset, root)
+        raise catalogue.unknown_id(dataset, root)
     damaged = trust.damaged_files(folder) if here else []
     if here and not damaged and not force:
-        wrong = trust.departures(read_manifest(folder / MANIFEST), dataset)
+        wrong = trust.departures(catalogue.read_manifest(folder), dataset)
         note = f"it is not the one of this release: {wrong[0]}" if wrong else "checksums agree"
         text = f"{dataset} is already here: {folder}; {note} (fetch it again with --force)"
         return Download(dataset, folder, "local", text)
@@ -213,18 +205,14 @@ def download(
         except DatasetError as error:
             reasons.append(str(error))
         except OSError as error:
-            place = f": {error.filename}" if error.filename else ""
-            raise DatasetError(
-                f"{folder}: cannot write the dataset ({error.strerror or error}{place}); free some space, or set "
-                "MINARI_DATASETS_PATH to another folder, and run again: the files that came are kept"
-            ) from error
+            raise unwritten(folder, error) from error
         else:
-            write_namespace(minari_root(root), dataset.rpartition("/")[0])
+            write_namespace(root, dataset)
             repaired = f"; {', '.join(damaged)} had been damaged here" if damaged else ""
             return Download(dataset, folder, remote.url, f"{dataset} from {remote.url}, {names}: {folder}{repaired}")
     tried = f"no remote gave {dataset}: {'; '.join(reasons)}"
     if not known:
-        raise UnknownDatasetError(f"{tried}; this release has no recipe: {unknown_id(dataset, root)}")
+        raise UnknownDatasetError(f"{tried}; this release has no recipe: {catalogue.unknown_id(dataset, root)}")
     raise DatasetError(f"{tried}; name another with --remote, or make it: medgym-offline generate {dataset}")
 
 
@@ -232,13 +220,13 @@ def _fetch(remote: Remote, dataset: str, folder: Path, progress: bool) -> str:
     """Fetch, check and put in place; in words, what it was checked against."""
     name, commit = dataset.partition("/")[2], remote.commit()
     where = f"{remote.url} ({remote.repository} at {commit[:8]})"
-    release = release_manifest(dataset)
+    release = catalogue.release_manifest(dataset)
     with held_folder(folder.parent / f".{folder.name}.download", folder, "downloading") as work:
         came = work / name
         remote.fetch(commit, [f"{name}/{MANIFEST}"], work, progress)
         if not (came / MANIFEST).is_file():
             raise RemoteError(f"{where} does not have it with a {MANIFEST}")
-        manifest = trust.fetched_manifest(came / MANIFEST, dataset, f"{where}: {MANIFEST}")
+        manifest = trust.fetched_manifest(came, dataset, f"{where}: {MANIFEST}")
         different = trust.departures(manifest, dataset)
         different += [f"{name} differs" for name in _STATED if release and manifest[name] != release[name]]
         if different:
@@ -249,7 +237,7 @@ def _fetch(remote: Remote, dataset: str, folder: Path, progress: bool) -> str:
             for file in damaged:
                 (came / file).unlink(missing_ok=True)
             raise RemoteError(f"{where}: {', '.join(damaged)}: missing or wrong checksum; run again to fetch anew")
-        metadata = read_metadata(came, f"{where}: metadata.json", "it cannot be used")
+        metadata = catalogue.read_metadata(came, f"{where}: metadata.json", "it cannot be used")
         trust.check_metadata(metadata, manifest, f"{where}: metadata.json")
         if release and manifest["files"][DATA_FILE] != release["files"][DATA_FILE]:
             # Other bytes (of another HDF5 library, another processor) may hold the release's rows.

@@ -13,8 +13,8 @@ import numpy as np
 from medgym_offline.compute import one_thread
 from medgym_offline.datasets.behaviors import recipe_behavior
 from medgym_offline.datasets.card import dataset_card
-from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST, METADATA, dataset_folder, minari_root
-from medgym_offline.datasets.hdf5 import EpisodeBlock, hdf5_reason, write_episodes
+from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST, METADATA, dataset_folder
+from medgym_offline.datasets.hdf5 import EpisodeBlock, unwritten, write_episodes
 from medgym_offline.datasets.manifest import build_manifest, build_metadata, write_namespace
 from medgym_offline.datasets.recipes import Recipe, find_recipe
 from medgym_offline.datasets.shards import played_episodes, reference_returns, work_folder
@@ -128,23 +128,20 @@ def generate(
                 block = charts.block
                 # Nobody's return is known but that of those who acted.
                 mean = float(block.columns["rewards"].sum(dtype=np.float64)) / len(block)
-                references = {"returns": {"behavior": round(mean, 4)}, "expert": "", "episodes": 0}
+                made["references"] = {"returns": {"behavior": round(mean, 4)}, "expert": "", "episodes": 0}
             else:
                 identity = identity_of(made)
                 block = played_episodes(
                     recipe, bank, chosen, behavior, source.stream, identity, work, workers, progress
                 )
-                references = reference_returns(recipe, bank, chosen, behavior, progress)
-            manifest = _write(temporary, recipe, bank, made, ids, block, references)
-        write_namespace(minari_root(root), recipe.id.rpartition("/")[0])
+                made["references"] = reference_returns(recipe, bank, chosen, behavior, progress)
+            manifest = _write(temporary, recipe, bank, made, ids, block)
+        write_namespace(root, recipe.id)
     except (OSError, RuntimeError) as error:
         # The HDF5 library reports a full disk as a RuntimeError where a file is closed.
         if not isinstance(error, OSError) and "errno" not in str(error):
             raise
-        file, reason = (getattr(error, name, None) for name in ("filename", "strerror"))
-        why = f"{folder}: cannot write the dataset ({hdf5_reason(reason or error)}{f': {file}' if file else ''})"
-        remedy = "set MINARI_DATASETS_PATH (datasets) and MEDGYM_CACHE (work) to other folders"
-        raise DatasetError(f"{why}; free some space, or {remedy}") from error
+        raise unwritten(folder, error) from error
     if release:
         write_json(release_folder("datasets") / f"{recipe.name}.manifest.json", manifest)
     return GeneratedDataset(recipe.id, folder, manifest)
@@ -168,20 +165,14 @@ def _making(
 
 
 def _write(
-    folder: Path,
-    recipe: Recipe,
-    bank: SimulatorBank,
-    made: dict[str, Any],
-    patients: tuple[str, ...],
-    block: EpisodeBlock,
-    references: dict[str, Any],
+    folder: Path, recipe: Recipe, bank: SimulatorBank, made: dict[str, Any], ids: tuple[str, ...], block: EpisodeBlock
 ) -> dict[str, Any]:
     """Write everything into a new folder and return the manifest."""
     (folder / DATA_FILE).parent.mkdir(parents=True)
-    write_episodes(folder / DATA_FILE, block, patients, bank.disease)
+    write_episodes(folder / DATA_FILE, block, ids, bank.disease)
     rows = Transitions(
         **block.columns,
-        patients=patients,
+        patients=ids,
         timing=recipe.timing,
         decisions=recipe.decisions,
         disease=bank.disease.name,
@@ -193,10 +184,10 @@ def _write(
     # After the HDF5 file: a flat cache that is older is not trusted.
     write_flat(folder / flat_name(content), rows)
     ours = {"content_hash": content, "bytes": (folder / DATA_FILE).stat().st_size}
-    metadata = build_metadata(recipe, bank, rows, bank.patients[made["patients"][0]], references, ours)
+    metadata = build_metadata(recipe, bank, made, rows, ours)
     # Minari rewrites this file in place when asked to update it; ours is complete from the start.
     (folder / METADATA).write_text(json_text(metadata), encoding="utf-8")
-    manifest = build_manifest(made, metadata, rows, block.seeds, folder, references)
+    manifest = build_manifest(made, metadata, rows, block.seeds, folder)
     (folder / MANIFEST).write_text(json_text(manifest), encoding="utf-8")
     (folder / "README.md").write_text(dataset_card(manifest), encoding="utf-8")
     return manifest

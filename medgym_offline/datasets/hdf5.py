@@ -34,11 +34,11 @@ import numpy as np
 from medgym_offline.diseases.base import FULL, Disease
 from medgym_offline.errors import DatasetError
 
-__all__ = ["EpisodeBlock", "INFOS", "hdf5_reason", "pack_episodes", "read_episodes", "write_episodes"]
+__all__ = ["EpisodeBlock", "INFOS", "pack_episodes", "read_episodes", "unwritten", "write_episodes"]
 
-INFOS = ("cost", "dt", "time", "severity", "monitored", "costs_path", "costs_peak", "behavior_log_prob")
-"""What is under `infos`, (T + 1,) float32, or (T + 1, number of costs) for the costs along the path; severity and
-monitored component by the disease's own names (:func:`info_names`)."""
+INFOS = ("costs", "dt", "time", "severity", "monitored", "costs_path", "costs_peak", "behavior_log_prob")
+"""What is under `infos`, (T + 1,) float32, or (T + 1, number of costs) for the costs along the path; costs, severity
+and monitored component by names of their own (:func:`info_names`)."""
 
 _ATTRIBUTES = ("id", "seed", "total_steps", "options/patient_index")
 _PATIENT = "options/patient"
@@ -47,7 +47,8 @@ _STEP_ARRAYS = {"actions": "float32", "rewards": "float32", "terminations": "boo
 
 def info_names(disease: Disease) -> dict[str, str]:
     """The name that each of `INFOS` has in files."""
-    return {n: n for n in INFOS} | {"severity": disease.severity.name, "monitored": disease.cost.component}
+    own = {"costs": "cost", "severity": disease.severity.name, "monitored": disease.cost.component}
+    return {name: own.get(name, name) for name in INFOS}
 
 
 @dataclass
@@ -150,7 +151,7 @@ def write_episodes(path: Path, block: EpisodeBlock, patients: tuple[str, ...], d
         return np.insert(after, starts, first, axis=0)
 
     arrays = {"observations": with_reset(rows["observations"][starts], rows["next_observations"])}
-    arrays |= {n: with_reset(block.reset.get(n, 0.0), rows["costs" if n == "cost" else n]) for n in INFOS}
+    arrays |= {n: with_reset(block.reset.get(n, 0.0), rows[n]) for n in INFOS}
     # Per array: name, values, type (named, h5py need not find it out), rows beyond the decisions.
     columns = [(name, np.ascontiguousarray(array, "float32"), types["float32"], 1) for name, array in arrays.items()]
     columns += [(name, np.ascontiguousarray(rows[name], kind), types[kind], 0) for name, kind in _STEP_ARRAYS.items()]
@@ -173,7 +174,7 @@ def write_episodes(path: Path, block: EpisodeBlock, patients: tuple[str, ...], d
 
 
 def _read_episode(root: Any, number: int, widths: tuple[int, int], disease: Disease, types: Any) -> dict[str, Any]:
-    """Arrays by name, and `steps`, `seed` and `patient`; errors that say what is wrong."""
+    """Arrays by name, and `seed` and `patient`; errors that say what is wrong."""
     from h5py import h5a, h5d, h5g, h5s
 
     group = h5g.open(root, b"episode_%d" % number)
@@ -183,7 +184,7 @@ def _read_episode(root: Any, number: int, widths: tuple[int, int], disease: Dise
     found, seed, steps, patient = (int(value) for value in numbers.values())
     if found != number:
         raise ValueError(f"its id attribute is {found}")
-    episode: dict[str, Any] = {"steps": steps, "seed": seed, "patient": patient}
+    episode: dict[str, Any] = {"seed": seed, "patient": patient}
     for name, stored, shape, kind in _arrays(disease, steps, widths):
         dataset = h5d.open(infos if name in INFOS else group, stored.encode())
         if dataset.shape != shape:
@@ -237,6 +238,14 @@ def hdf5_reason(error: Exception | str) -> str:
     return inner[1] if inner else text
 
 
+def unwritten(folder: Path, error: Exception) -> DatasetError:
+    """What to say and do where the dataset in a folder could not be written."""
+    file, reason = (getattr(error, name, None) for name in ("filename", "strerror"))
+    why = f"{folder}: cannot write the dataset ({hdf5_reason(reason or error)}{f': {file}' if file else ''})"
+    remedy = "set MINARI_DATASETS_PATH (datasets) and MEDGYM_CACHE (work) to other folders"
+    return DatasetError(f"{why}; free some space, or {remedy}, and run again: what is done is kept")
+
+
 def _locked(path: Path, error: Exception) -> DatasetError | None:
     """What to say where HDF5 could not lock a file (with which nothing is wrong); None where it failed otherwise."""
     text = " ".join(str(error).split())
@@ -251,7 +260,7 @@ def pack_episodes(episodes: list[dict[str, Any]]) -> EpisodeBlock:
     """One block of episodes, numbered from 0.
 
     Args:
-        episodes: Of each: `steps` K, `seed`, `patient`, and its arrays of K decisions by the names of `Transitions`
+        episodes: Of each: `seed`, `patient`, and its arrays of K decisions by the names of `Transitions`
             and :data:`INFOS` (observations and infos K + 1, of the reset and of the end of each decision).
     """
     after, before = slice(1, None), slice(None, -1)
@@ -261,8 +270,8 @@ def pack_episodes(episodes: list[dict[str, Any]]) -> EpisodeBlock:
 
     columns = {"observations": rows("observations", before), "next_observations": rows("observations", after)}
     columns |= {name: rows(name) for name in _STEP_ARRAYS}
-    columns |= {"costs" if name == "cost" else name: rows(name, after) for name in INFOS}
-    steps = [episode["steps"] for episode in episodes]
+    columns |= {name: rows(name, after) for name in INFOS}
+    steps = [len(episode["actions"]) for episode in episodes]
     columns["patient"] = np.repeat(np.array([episode["patient"] for episode in episodes], np.int32), steps)
     columns["episode"] = np.repeat(np.arange(len(episodes), dtype=np.int32), steps)
     reset = {name: np.array([episode[name][0] for episode in episodes]) for name in ("severity", "monitored")}

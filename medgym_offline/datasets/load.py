@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,21 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgym_offline.config import from_values
-from medgym_offline.datasets.catalogue import (
-    DATA_FILE,
-    MANIFEST,
-    dataset_folder,
-    local_folder,
-    read_manifest,
-    read_metadata,
-)
+from medgym_offline.datasets.catalogue import DATA_FILE, dataset_folder, local_folder, read_manifest, read_metadata
 from medgym_offline.datasets.hdf5 import read_episodes
 from medgym_offline.datasets.recipes import Recipe, known_recipe, stream_of
 from medgym_offline.datasets.shards import SHARD
 from medgym_offline.datasets.transitions import (
     Transitions,
     content_hash,
-    disease_of,
     flat_name,
     read_flat,
     transitions_of,
@@ -41,6 +32,7 @@ from medgym_offline.datasets.transitions import (
 )
 from medgym_offline.datasets.trust import GENERATOR, departures
 from medgym_offline.diseases.base import FULL
+from medgym_offline.diseases.registry import disease
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import atomic_path, cache_folder
 from medgym_offline.progress import Progress
@@ -91,8 +83,8 @@ def _made_by(folder: Path, rows: Transitions) -> tuple[Recipe, SimulatorBank, st
     """Recipe, bank in its world and purpose of the seeds of a dataset."""
     from medgym_offline.simulators.files import load_simulators
 
-    manifest: dict[str, Any] = read_manifest(folder / MANIFEST)
-    recipe = from_values(Recipe, manifest["recipe"] | {"id": rows.dataset_id}, str(folder / MANIFEST))
+    manifest = read_manifest(folder)
+    recipe = from_values(Recipe, manifest["recipe"] | {"id": rows.dataset_id}, f"manifest of {rows.dataset_id}")
     bank = load_simulators(recipe.bank)
     if bank.content_hash != manifest["bank"]["content_hash"]:
         made = f"{rows.dataset_id}: made with another version of bank {recipe.bank!r}"
@@ -157,7 +149,7 @@ def read_rows(folder: Path, metadata: dict[str, Any]) -> tuple[Transitions, np.n
         DatasetError: the file is missing, truncated or does not have the layout.
     """
     ours = metadata["medgym"]
-    block = read_episodes(folder / DATA_FILE, disease_of(metadata), ours["timing"], ours.get("view", FULL))
+    block = read_episodes(folder / DATA_FILE, disease(ours["disease"]), ours["timing"], ours.get("view", FULL))
     return transitions_of(block.columns, metadata), block.seeds
 
 
@@ -256,7 +248,7 @@ def _side(transitions: Transitions, split: str, folder: Path) -> Transitions:
     """The rows of one side of the split of the bank that made them."""
     from medgym_offline.simulators.files import load_simulators
 
-    bank = load_simulators(read_manifest(folder / MANIFEST)["recipe"]["bank"])
+    bank = load_simulators(read_manifest(folder)["recipe"]["bank"])
     people = [p for p in bank.people(split) if p in transitions.present_ids]
     return replace(transitions.select(patients=people), split=split)
 
@@ -276,10 +268,7 @@ def _written(folder: Path, metadata: dict[str, Any]) -> int:
 
 def _warn_if_older(folder: Path, dataset: str) -> None:
     """Warn where rows are not what this release would make, and say what made them instead."""
-    with contextlib.suppress(DatasetError, OSError, ValueError, KeyError, TypeError):
-        made = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if different := departures(made, dataset):
-            warnings.warn(
-                f"{dataset} on this machine is not the release's: {different[0]}; medgym-offline generate {dataset}",
-                stacklevel=3,
-            )
+    with contextlib.suppress(DatasetError):
+        if different := departures(read_manifest(folder), dataset):
+            made = f"{dataset} on this machine is not the release's: {different[0]}"
+            warnings.warn(f"{made}; medgym-offline generate {dataset}", stacklevel=3)

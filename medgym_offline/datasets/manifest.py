@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgym_offline.datasets.catalogue import MANIFEST_FORMAT
+from medgym_offline.datasets.catalogue import MANIFEST_FORMAT, minari_root
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
 from medgym_offline.datasets.trust import Fingerprint
@@ -53,21 +53,15 @@ def env_specs(recipe: Recipe, disease: str, patient: str) -> tuple[str, str]:
 
 
 def build_metadata(
-    recipe: Recipe,
-    bank: SimulatorBank,
-    rows: Transitions,
-    example: str,
-    references: dict[str, Any],
-    ours: dict[str, Any],
+    recipe: Recipe, bank: SimulatorBank, made: dict[str, Any], rows: Transitions, ours: dict[str, Any]
 ) -> dict[str, Any]:
     """Minari's `metadata.json`: plain JSON values only, for any other value makes Minari destroy the file.
 
     Args:
         recipe: With the id of the dataset as it is written.
         bank: The whole bank.
+        made: As of :func:`build_manifest`; the environment specs name the first of its patients.
         rows: All of the dataset.
-        example: Patient of the bank that the environment specs name.
-        references: What a normalized score refers to.
         ours: `content_hash` of the rows, and `bytes` of the HDF5 file.
     """
     import minari
@@ -76,9 +70,9 @@ def build_metadata(
     from medgym_offline import __version__
     from medgym_offline.envs import TreatmentEnv
 
-    spec, eval_spec = env_specs(recipe, bank.disease.name, example)
+    spec, eval_spec = env_specs(recipe, bank.disease.name, bank.patients[made["patients"][0]])
     env = TreatmentEnv(**json.loads(spec)["kwargs"])
-    returns = references["returns"]
+    references = made["references"]
     return {
         "dataset_id": recipe.id,
         "total_episodes": len(rows.episode_starts()),
@@ -95,8 +89,8 @@ def build_metadata(
         "code_permalink": f"medgym-offline {code_version()}",
         "description": recipe.description,
         "requirements": [f"medgym-offline>={__version__}"],
-        "ref_min_score": returns.get("random"),
-        "ref_max_score": returns.get("expert"),
+        "ref_min_score": references["returns"].get("random"),
+        "ref_max_score": references["returns"].get("expert"),
         "num_episodes_average_score": references["episodes"],
         "author": [AUTHOR],
         # Our own block: what the flat loader needs without the manifest.
@@ -154,22 +148,16 @@ def facts_differ(found: Any, stated: Any, name: str = "") -> str | None:
 
 
 def build_manifest(
-    made: dict[str, Any],
-    metadata: dict[str, Any],
-    rows: Transitions,
-    seeds: np.ndarray,
-    folder: Path,
-    references: dict[str, Any],
+    made: dict[str, Any], metadata: dict[str, Any], rows: Transitions, seeds: np.ndarray, folder: Path
 ) -> dict[str, Any]:
     """The manifest of a finished dataset folder: what made it, what it is, and a checksum of every file.
 
     Args:
-        made: What made it, of which the identity is; and further facts.
+        made: What made it, of which the identity is; `references` of a normalized score, and further facts.
         metadata: Minari's, from :func:`build_metadata`.
         rows: All of the dataset.
         seeds: (E,) of the episodes.
         folder: The dataset's folder, with its files under `data/`.
-        references: What a normalized score refers to.
     """
     files = sorted(p for p in (folder / "data").iterdir() if p.is_file() and p.name != "manifest.json")
     return {
@@ -182,7 +170,6 @@ def build_manifest(
         "content_hash": metadata["medgym"]["content_hash"],
         # Of records nothing goes where a manifest may go: a fingerprint keeps some episodes whole.
         "fingerprint": "" if made["recipe"].get("records") else Fingerprint.of(rows, seeds).to_text(),
-        "references": references,
         "env_spec": json.loads(metadata["env_spec"]),
         "eval_env_spec": json.loads(metadata["eval_env_spec"]),
         "code_version": code_version(),
@@ -190,10 +177,10 @@ def build_manifest(
     }
 
 
-def write_namespace(root: Path, namespace: str) -> None:
-    """Create Minari's `namespace_metadata.json` of a namespace, and of those around it, where it is missing."""
-    parts = namespace.split("/")
+def write_namespace(root: str | Path | None, dataset: str) -> None:
+    """Create Minari's `namespace_metadata.json` of a dataset's namespaces where it is missing."""
+    parts = dataset.split("/")[:-1]
     for depth in range(1, len(parts) + 1):
-        path = root.joinpath(*parts[:depth]) / "namespace_metadata.json"
+        path = minari_root(root).joinpath(*parts[:depth]) / "namespace_metadata.json"
         if not path.exists():
             write_json(path, {"description": NAMESPACE_DESCRIPTION})

@@ -116,8 +116,8 @@ def layout(
 
 def _require_publishable(dataset: str, root: str | Path | None) -> dict[str, Any]:
     """The manifest of a dataset that may be published, before its rows are looked at; else a `DatasetError`."""
-    path = local_folder(dataset, root) / MANIFEST
-    manifest = fetched_manifest(path, dataset, str(path))
+    folder = local_folder(dataset, root)
+    manifest = fetched_manifest(folder, dataset, str(folder / MANIFEST))
     if manifest["recipe"].get("records"):
         raise DatasetError(f"{dataset} holds rows of clinical records, which are not passed on; publish its recipe")
     if wrong := departures(manifest, dataset):
@@ -167,7 +167,7 @@ def _there(place: Remote, dataset: str, identity: str) -> tuple[str, dict[str, A
             namespace = read_json(Path(work) / NAMESPACE_FILE, RemoteError, "correct it", where)
             check(_Namespace, namespace, where, RemoteError, "correct it")
         with contextlib.suppress(DatasetError):  # one that cannot be read is not the same
-            found = fetched_manifest(Path(work) / name / MANIFEST, dataset, dataset)["identity"]
+            found = fetched_manifest(Path(work) / name, dataset, dataset)["identity"]
     if found != identity and any(path.startswith(f"{name}/") for path in paths):
         stem, _, version = dataset.rpartition("-v")
         found, remedy = str(found)[:16], f"give the recipe the id {stem}-v{int(version) + 1}"
@@ -180,7 +180,7 @@ def _send(place: Remote, dataset: str, target: Path, tag: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     api, name = place.api(), dataset.partition("/")[2]
-    identity = read_manifest(target / name / MANIFEST)["identity"]
+    identity = read_manifest(target / name)["identity"]
     repository, data = place.repository, "dataset"
     api.create_repo(repository, repo_type=data, exist_ok=True)
     title = f"{dataset}: identity {identity[:16]}"

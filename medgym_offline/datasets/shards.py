@@ -173,9 +173,8 @@ _SCORED: dict[str, float] = {}
 
 def _candidates(recipe: Recipe, bank: SimulatorBank, behavior: Behavior) -> dict[str, tuple[Behavior, Recipe]]:
     """The policies to score: random, zero, the behavior, and every behavior shipped for the bank."""
-    found: dict[str, tuple[Behavior, Recipe]] = {}
-    for name in ("random", "zero"):
-        found[name] = resolve_behavior(name, bank, recipe.timing, recipe.decisions, recipe.view), recipe
+    how = recipe.timing, recipe.decisions, recipe.view
+    found = {name: (resolve_behavior(name, bank, *how), recipe) for name in ("random", "zero")}
     found["behavior"] = behavior, recipe
     for timing in ("adaptive", "fixed"):
         other = dataclasses.replace(recipe, timing=timing, view=FULL)  # what they were trained on
@@ -225,18 +224,15 @@ def reference_returns(
             policy, how = candidates[name]
             settings = (how.timing, how.decisions, how.reward, how.seed, how.view, REFERENCE_EPISODES, list(chosen))
             key = json.dumps([world.content_hash, world.current_world, policy.digest, *settings])
-            mean = _SCORED.get(key)
-            if mean is None:
+            if key not in _SCORED or not policy.digest:  # without one, two policies could have one key
                 totals = []
                 for i in range(0, len(chosen), SHARD):
                     part, config = world.select(list(chosen[i : i + SHARD])), process_config(how, bank.disease.name)
                     rolled = play(part, policy, config, seeds[i : i + SHARD], 0.0)
                     totals.append(rolled.rewards.double().sum(-1).mean(-1).numpy())
-                mean = round(float(np.concatenate(totals).mean()), 4)
-                if policy.digest:  # without one, two policies could have one key
-                    _SCORED[key] = mean
+                _SCORED[key] = round(float(np.concatenate(totals).mean()), 4)
             bar.advance(1, policy=name)
-            return mean
+            return _SCORED[key]
 
         at_home = bank.world(home)
         scores = {name: score(name, at_home) for name in candidates}

@@ -265,9 +265,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 24 else f"{text[:12]}.."
 
 
-def fetched_manifest(path: Path, dataset: str, where: str) -> dict[str, Any]:
+def fetched_manifest(folder: Path, dataset: str, where: str) -> dict[str, Any]:
     """A manifest that came from elsewhere and is of `dataset`; errors name `where`, not the file here."""
-    manifest = read_manifest(path, where, "it cannot be used")
+    manifest = read_manifest(folder, where, "it cannot be used")
     if manifest["id"] != dataset:
         raise DatasetError(f"{where}: it is the manifest of {manifest['id']!r}")
     return manifest
@@ -355,7 +355,7 @@ def check_metadata(metadata: dict[str, Any], manifest: dict[str, Any], where: st
 def damaged_files(folder: Path) -> list[str]:
     """Files of a dataset's folder that are missing or do not have the bytes its own manifest states."""
     try:
-        stated = read_manifest(folder / MANIFEST)["files"]
+        stated = read_manifest(folder)["files"]
     except DatasetError:
         return [MANIFEST]
     files = {name: folder / name for name in stated}

@@ -14,7 +14,7 @@ from medgym_offline.compute import one_thread
 from medgym_offline.config import from_values
 from medgym_offline.datasets import trust
 from medgym_offline.datasets.behaviors import process_config, recipe_behavior
-from medgym_offline.datasets.catalogue import MANIFEST, local_folder, read_manifest, read_metadata, release_manifest
+from medgym_offline.datasets.catalogue import local_folder, read_manifest, read_metadata, release_manifest
 from medgym_offline.datasets.load import REPLAY_TOLERANCE, read_rows
 from medgym_offline.datasets.manifest import facts, facts_differ
 from medgym_offline.datasets.recipes import Recipe, known_recipe
@@ -91,7 +91,7 @@ def verify(
 def _checks(dataset: str, folder: Path, replay: int) -> Iterator[Check]:
     """All checks in order; they stop where nothing further can be read."""
     try:
-        manifest = read_manifest(folder / MANIFEST)
+        manifest = read_manifest(folder)
         recipe = from_values(Recipe, manifest["recipe"], "manifest.json")
         process_config(recipe, manifest["disease"])  # K decisions must fill the horizon
         yield Check("manifest", manifest["id"] == dataset, f"manifest of {manifest['id']}")

@@ -13,12 +13,11 @@ from medgym_offline.datasets import (
     dataset_info,
     generate,
     list_datasets,
-    listing_table,
     load_dataset,
     read_recipe,
     verify,
 )
-from medgym_offline.datasets.catalogue import DATA_FILE, Manifest, Metadata
+from medgym_offline.datasets.catalogue import DATA_FILE, Manifest, Metadata, listing_table
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import sha256_file
 from tests.helpers import write_recipe

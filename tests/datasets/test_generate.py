@@ -203,7 +203,7 @@ def test_files_named_by_a_recipe_lie_beside_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [('behaviors = ["ind"', 'behaviors = ["idn"'), ("policy.mixed", "policy.mxied")]
+    ("before", "after"), [('behaviors = ["ind"', 'behaviors = ["idn"'), ("change.mixed", "change.mxied")]
 )
 def test_a_core_that_names_no_behavior_is_refused(before, after, tmp_path, monkeypatch):
     from medgym_offline.datasets import recipes
