@@ -123,7 +123,7 @@ def write_ours(block: Any, root: Path) -> None:
     ours |= {"content_hash": content_hash(rows), "bytes": file.stat().st_size}
     write_flat(folder / flat_name(ours["content_hash"]), rows)
     ours |= {"disease": "sepsis", "identity": "0" * 64}
-    counts = {"dataset_id": OURS, "total_episodes": len(block), "total_steps": len(rows)}
+    counts = {"dataset_id": OURS, "total_episodes": len(block.seeds), "total_steps": len(rows)}
     counts |= {"env_spec": "{}", "eval_env_spec": "{}"}
     (folder / "data" / "metadata.json").write_text(json.dumps(counts | {"medgym": ours}))
 

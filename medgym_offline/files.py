@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from medgym_offline.errors import DatasetError, MedGymError
+from medgym_offline.errors import DatasetError, MedGymError, shown
 
 __all__ = [
     "POLICY_SUFFIXES", "atomic_path", "cache_folder", "code_version", "command_line", "held_folder", "json_difference",
@@ -47,10 +47,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     _remove_leftovers(target)
     # The suffix is kept, for writers that choose a format by it; the process is named, for who finds what it left.
     prefix = f".{target.stem}-{_machine()}.{os.getpid()}-"
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=target.suffix or ".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    temporary.unlink()
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=prefix, suffix=target.suffix or ".tmp") as file:
+        temporary = Path(file.name)
     try:
         yield temporary
         if temporary.is_file():
@@ -115,7 +113,8 @@ def json_text(value: Any) -> str:
 def json_difference(ours: Any, theirs: Any, prefix: str = "") -> list[str]:
     """Lines `name: theirs -> ours` for every entry in which two JSON values differ."""
     if not (isinstance(ours, dict) and isinstance(theirs, dict)):
-        return [] if ours == theirs else [f"{prefix.removesuffix('.') or 'value'}: {theirs!r} -> {ours!r}"]
+        changed = f"{prefix.removesuffix('.') or 'value'}: {shown(theirs)} -> {shown(ours)}"
+        return [] if ours == theirs else [changed]
     lines = []
     for name in sorted(ours.keys() | theirs.keys()):
         lines += json_difference(ours.get(name), theirs.get(name), f"{prefix}{name}.")

@@ -22,14 +22,13 @@ from medgym_offline.errors import DatasetError, unknown_name
 from medgym_offline.files import release_folder
 
 __all__ = [
-    "DATA_FILE", "DatasetInfo", "LISTED", "MANIFEST", "MANIFEST_FORMAT", "METADATA", "Manifest", "Metadata", "SCORED",
+    "DATA_FILE", "DatasetInfo", "LISTED", "MANIFEST", "METADATA", "Manifest", "Metadata", "SCORED",
     "dataset_folder", "dataset_info", "list_datasets", "listing_row", "listing_table", "local_folder", "minari_root",
     "normalized_score", "read_manifest", "read_metadata", "release_manifest", "released_datasets", "unknown_id",
 ]  # fmt: skip
 
 DATA_FILE, METADATA, MANIFEST = "data/main_data.hdf5", "data/metadata.json", "data/manifest.json"
 """Files of a dataset, below its folder: the rows, Minari's metadata, what we say of them."""
-MANIFEST_FORMAT = "medgym-dataset/1"
 SCORED = ("random", "zero", "behavior", "expert")
 """Whose returns a manifest states."""
 
@@ -304,24 +303,14 @@ def normalized_score(returns: dict[str, float], key: str) -> float | None:
     return 100.0 * (returns[key] - returns["random"]) / (returns["expert"] - returns["random"])
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
 def listing_row(info: DatasetInfo) -> tuple[str, ...]:
     """Cells of one dataset, in the order of `LISTED`; empty where nothing is known."""
-    returns = info.reference_returns
-    parts = info.behavior.split(" + ")
-    return (
-        info.id,
-        info.behavior if len(parts) == 1 else f"mix of {len(parts)}",
-        info.timing,
-        _number(info.episodes, ","),
-        _number(info.steps, ","),
-        _number(None if info.size is None else info.size / 1e6, ".1f"),
-        *(_number(returns.get(key), ".1f") for key in ("random", "behavior", "expert")),
-        _number(normalized_score(returns, "behavior"), ".0f"),
-    )
+    returns, parts = info.reference_returns, info.behavior.split(" + ")
+    numbers = [(info.episodes, ","), (info.steps, ","), (None if info.size is None else info.size / 1e6, ".1f")]
+    numbers += [(returns.get(key), ".1f") for key in ("random", "behavior", "expert")]
+    numbers.append((normalized_score(returns, "behavior"), ".0f"))
+    shown = ["" if value is None else format(value, form) for value, form in numbers]
+    return info.id, info.behavior if len(parts) == 1 else f"mix of {len(parts)}", info.timing, *shown
 
 
 def listing_table(infos: Iterable[DatasetInfo]) -> str:

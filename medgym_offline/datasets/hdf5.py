@@ -65,9 +65,6 @@ class EpisodeBlock:
     reset: dict[str, np.ndarray]
     seeds: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.seeds)
-
     @property
     def starts(self) -> np.ndarray:
         """(E,) rows at which an episode begins."""
@@ -82,12 +79,10 @@ class EpisodeBlock:
 def _arrays(disease: Disease, steps: int, widths: tuple[int, int]) -> list[tuple[str, str, tuple[int, ...], str]]:
     """The arrays of an episode in order: our name, that in the file (of INFOS below `infos`), shape and type."""
     names, costs = info_names(disease), (steps + 1, len(disease.costs))
-    shapes: dict[str, tuple[int, ...]] = {"observations": (steps + 1, widths[0]), "actions": (steps, widths[1])}
-    found = [("observations", "observations", shapes["observations"], "float32")]
+    shapes = {"actions": (steps, widths[1]), "costs_path": costs, "costs_peak": costs}
+    found = [("observations", "observations", (steps + 1, widths[0]), "float32")]
     found += [(name, name, shapes.get(name, (steps,)), kind) for name, kind in _STEP_ARRAYS.items()]
-    for name in INFOS:
-        found.append((name, names[name], costs if name in ("costs_path", "costs_peak") else (steps + 1,), "float32"))
-    return found
+    return found + [(name, names[name], shapes.get(name, (steps + 1,)), "float32") for name in INFOS]
 
 
 def _types() -> dict[str, Any]:

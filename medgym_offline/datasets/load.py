@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgym_offline.config import from_values
+from medgym_offline.datasets.behaviors import SHARD
 from medgym_offline.datasets.catalogue import DATA_FILE, dataset_folder, local_folder, read_manifest, read_metadata
 from medgym_offline.datasets.hdf5 import read_episodes
 from medgym_offline.datasets.recipes import Recipe, known_recipe, stream_of
-from medgym_offline.datasets.shards import SHARD
 from medgym_offline.datasets.transitions import (
     Transitions,
     content_hash,
@@ -235,22 +235,17 @@ def load_dataset(
             continue  # a cache that is not there, or damaged, is rebuilt
     transitions = transitions or _rebuild(folder, metadata)
     if split is not None:
-        transitions = _side(transitions, split, folder)
+        from medgym_offline.simulators.files import load_simulators
+
+        bank = load_simulators(read_manifest(folder)["recipe"]["bank"])
+        people = [patient for patient in bank.people(split) if patient in transitions.present_ids]
+        transitions = replace(transitions.select(patients=people), split=split)
     chosen = transitions if patients is None else transitions.select(patients=transitions.resolve(patients))
     if view in (FULL, chosen.view):
         return chosen
     if chosen.view != FULL:
         raise DatasetError(f"{dataset} is made from records, which show {chosen.view!r} alone; leave view out")
     return viewed(chosen, view, folder, ours["content_hash"], progress)
-
-
-def _side(transitions: Transitions, split: str, folder: Path) -> Transitions:
-    """The rows of one side of the split of the bank that made them."""
-    from medgym_offline.simulators.files import load_simulators
-
-    bank = load_simulators(read_manifest(folder)["recipe"]["bank"])
-    people = [p for p in bank.people(split) if p in transitions.present_ids]
-    return replace(transitions.select(patients=people), split=split)
 
 
 def _written(folder: Path, metadata: dict[str, Any]) -> int:

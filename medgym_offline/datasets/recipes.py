@@ -88,11 +88,6 @@ class Recipe:
             raise DatasetError(f"{self.id}: records have adaptive timing, and reward 'death' or 'integral'")
 
     @property
-    def name(self) -> str:
-        """The id without its namespace: the stem of the recipe's and manifest's files."""
-        return self.id.rsplit("/", 1)[1]
-
-    @property
     def stream(self) -> str:
         """Purpose of the seeds of this recipe's episodes."""
         return stream_of(self.id)

@@ -285,4 +285,6 @@ def transitions_of(columns: dict[str, np.ndarray], metadata: dict[str, Any]) -> 
         dataset_id=metadata["dataset_id"],
         identity=ours["identity"],
         view=ours.get("view", FULL),
+        split="",
+        embedded=0,
     )

@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST, read_manifest
 from medgym_offline.datasets.recipes import known_recipe, stream_of
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
 from medgym_offline.errors import DatasetError
-from medgym_offline.files import sha256_file
+from medgym_offline.files import json_difference, sha256_file
 
 __all__ = [
     "Comparison", "Fingerprint", "GENERATOR", "TOLERANCE", "check_metadata", "compare_rows", "damaged_files",
@@ -101,14 +102,14 @@ class Fingerprint:
         if len(seeds) != len(starts):
             raise DatasetError(f"{rows.dataset_id}: {len(starts)} episodes, {len(seeds)} seeds")
         numbers = np.unique(np.linspace(0, len(starts) - 1, _WHOLE).round().astype(np.int64))
-        kept = [np.arange(starts[n], starts[n] + lengths[n]) for n in numbers]
+        kept = np.isin(np.repeat(np.arange(len(starts)), lengths), numbers)
         return cls(
             scales,
             lengths.astype(np.int32),
             np.add.reduceat(rows.rewards.astype(np.float64), starts).astype(np.float32),
             _sums(rows, seeds, starts, lengths, scales),
             numbers,
-            _scaled(rows, np.concatenate(kept), scales).astype(np.float32),
+            _scaled(rows, kept, scales).astype(np.float32),
         )
 
     def compare(self, rows: Transitions, seeds: np.ndarray) -> Comparison:
@@ -129,19 +130,19 @@ class Fingerprint:
         faults = []
         # The difference is taken in int32, so that it wraps as the sums did.
         moved = np.abs((other.sums - self.sums).astype(np.float64)).max(axis=1) * _QUANTUM
-        if len(wrong := np.flatnonzero(moved > TOLERANCE)):
-            e = int(wrong[np.argmax(moved[wrong])])
-            patient = rows.patients[int(rows.patient[starts[e]])]
-            faults.append(
-                f"{len(wrong)} of {len(moved)} episodes have other values, most so episode {e} of patient {patient} "
-                f"(its sums differ by {moved[e]:.2g}, accepted {TOLERANCE:.0e})"
-            )
+        if (moved > TOLERANCE).any():
+            e = int(moved.argmax())
+            most = f"episode {e} of patient {rows.patients[int(rows.patient[starts[e]])]}"
+            sums = f"its sums differ by {moved[e]:.2g}, accepted {TOLERANCE:.0e}"
+            count = int((moved > TOLERANCE).sum())
+            faults.append(f"{count} of {len(moved)} episodes have other values, most so {most} ({sums})")
         gap = np.abs(other.returns.astype(np.float64) - self.returns) / self.scales["rewards"]
         if len(wrong := np.flatnonzero(gap > np.maximum(TOLERANCE, 1e-6 * np.abs(self.returns)))):
             faults.append(f"{len(wrong)} returns differ, most so that of episode {int(wrong[np.argmax(gap[wrong])])}")
         value = np.abs(other.whole.astype(np.float64) - self.whole)
         if len(cells := np.argwhere(~(value <= TOLERANCE))):
-            columns = _column_names(rows)
+            shapes = [(name, getattr(rows, name).shape[1:]) for name in _SCALED]
+            columns = [f"{name}[{i}]" if shape else name for name, shape in shapes for i in range(math.prod(shape))]
             named = list(dict.fromkeys(columns[c] for c in cells[:, 1].tolist()))
             faults.append(f"of the episodes kept whole these columns differ: {', '.join(named[:6])}")
         return Comparison(float(max(moved.max(), value.max())), tuple(faults))
@@ -176,14 +177,6 @@ def _scaled(rows: Transitions, where: slice | np.ndarray, scales: dict[str, floa
     # A behavior without noise has no probabilities: NaN throughout.
     parts = [np.nan_to_num(np.asarray(getattr(rows, name)[where], np.float64)) / scales[name] for name in _SCALED]
     return np.concatenate([part if part.ndim == 2 else part[:, None] for part in parts], axis=1)
-
-
-def _column_names(rows: Transitions) -> list[str]:
-    names = []
-    for name in _SCALED:
-        shape = getattr(rows, name).shape[1:]
-        names += [f"{name}[{i}]" for i in range(shape[0])] if shape else [name]
-    return names
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
@@ -245,24 +238,12 @@ def identity_of(manifest: Mapping[str, Any]) -> str:
 
 
 def made_differently(manifest: Mapping[str, Any], release: Mapping[str, Any]) -> list[str]:
-    """What differs in the making of two datasets, in words: `bank sepsis-v0 (3f2a.. here, 9c01.. there)`; may be empty.
+    """What differs in the making of two datasets, in words: `recipe field seed: 7 -> 8 here`; may be empty.
 
     Args:
         manifest, release: Of the one here, and of the one it should be.
     """
-    ours, theirs = _parts(manifest), _parts(release)
-    lines = []
-    for name in [*ours, *(key for key in theirs if key not in ours)]:
-        one, other = ours.get(name), theirs.get(name)
-        if one != other:
-            label = f"{name} {manifest[name]['name']}" if name in ("bank", "behavior") else name
-            lines.append(f"{label} ({_short(one)} here, {_short(other)} there)")
-    return lines
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else f"{text[:12]}.."
+    return [f"{line} here" for line in json_difference(_parts(manifest), _parts(release))]
 
 
 def fetched_manifest(folder: Path, dataset: str, where: str) -> dict[str, Any]:

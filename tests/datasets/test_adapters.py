@@ -9,7 +9,7 @@ import pytest
 
 from medgym_offline.datasets import COLUMNS
 from medgym_offline.datasets.adapters import to_arrow, to_d3rlpy
-from medgym_offline.datasets.rows import check_rows
+from medgym_offline.datasets.verification import check_rows
 from medgym_offline.errors import DatasetError, MissingExtraError
 from tests.helpers import refused
 

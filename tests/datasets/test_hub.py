@@ -185,7 +185,7 @@ def test_the_release_is_believed_before_the_remote(published, release, rows, tmp
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"generator": 1}))
     published.log.clear()
-    refused(DatasetError, r"names: generator \(3 here, 1 there.*medgym-offline generate", lambda: get(tmp_path / "bad"))
+    refused(DatasetError, r"names: generator: 1 -> 3 here.*medgym-offline generate", lambda: get(tmp_path / "bad"))
     assert published.gets("main_data.hdf5") == []
     # Rows in other bytes are compared: those of another HDF5 library pass, other rows do not.
     manifest["files"][DATA_FILE]["sha256"] = "0" * 64

@@ -8,7 +8,7 @@ import pytest
 
 from medgym_offline.datasets import COLUMNS, generate, verify
 from medgym_offline.datasets.catalogue import DATA_FILE
-from medgym_offline.datasets.rows import check_rows
+from medgym_offline.datasets.verification import check_rows
 from medgym_offline.diseases.sepsis.model import prior_bank
 
 
