@@ -236,7 +236,7 @@ def generate(
         ids, chosen = bank.patients, sorted(bank.patient_index.resolve(patients))
         recipe = _named(source, bank, chosen, source.episodes if episodes is None else episodes, output_id)
         behavior = recipe_behavior(recipe, bank)
-        who, facts_of_records = behavior.to_json(), {}
+        who = behavior.to_json()
     elif (patients, episodes, release) == (None, None, False):
         from medgym_offline.datasets.charts import charted_episodes, read_charts
 
@@ -244,11 +244,11 @@ def generate(
         cohort = read_charts(recipe, bank.disease.name, records)
         charts = charted_episodes(recipe, cohort, bank)
         ids, chosen = charts.persons, list(range(len(charts.persons)))
-        who, facts_of_records = {"name": recipe.behavior, "sha256": cohort.content_hash}, {"records": charts.facts}
+        who = {"name": recipe.behavior, "sha256": cohort.content_hash}
     else:
         raise DatasetError(f"{source.id} is made from records: whole, and never shipped with a release")
     made: dict[str, Any] = {"generator": GENERATOR, "recipe": recipe.to_json(), "source": source.id}
-    made |= {"patients": chosen, "behavior": who, **facts_of_records}
+    made |= {"patients": chosen, "behavior": who}
     source_of_bank = str(bank.metadata.get("source", ""))
     made["bank"] = {"name": bank.name, "content_hash": bank.content_hash, "source": source_of_bank}
     folder = dataset_folder(recipe.id, root)
@@ -259,14 +259,15 @@ def generate(
                 block = charts.block
                 # Nobody's return is known but that of those who acted.
                 mean = float(block.columns["rewards"].sum(dtype=np.float64)) / len(block.seeds)
-                made["references"] = {"returns": {"behavior": round(mean, 4)}, "expert": "", "episodes": 0}
+                references: dict[str, Any] = {"returns": {"behavior": round(mean, 4)}, "expert": "", "episodes": 0}
+                made["records"] = charts.facts
             else:
                 identity = identity_of(made)
                 block = played_episodes(
                     recipe, bank, chosen, behavior, source.stream, identity, work, workers, progress
                 )
-                made["references"] = reference_returns(recipe, bank, chosen, behavior, progress)
-            manifest = _write(temporary, recipe, bank, made, ids, block)
+                references = reference_returns(recipe, bank, chosen, behavior, progress)
+            manifest = _write(temporary, recipe, bank, made | {"references": references}, ids, block)
         write_namespace(root, recipe.id)
     except (OSError, RuntimeError) as error:
         # The HDF5 library reports a full disk as a RuntimeError where a file is closed.

@@ -79,8 +79,9 @@ class EpisodeBlock:
 def _arrays(disease: Disease, steps: int, widths: tuple[int, int]) -> list[tuple[str, str, tuple[int, ...], str]]:
     """The arrays of an episode in order: our name, that in the file (of INFOS below `infos`), shape and type."""
     names, costs = info_names(disease), (steps + 1, len(disease.costs))
-    shapes = {"actions": (steps, widths[1]), "costs_path": costs, "costs_peak": costs}
-    found = [("observations", "observations", (steps + 1, widths[0]), "float32")]
+    shapes: dict[str, tuple[int, ...]] = {"observations": (steps + 1, widths[0]), "actions": (steps, widths[1])}
+    shapes |= {"costs_path": costs, "costs_peak": costs}
+    found = [("observations", "observations", shapes["observations"], "float32")]
     found += [(name, name, shapes.get(name, (steps,)), kind) for name, kind in _STEP_ARRAYS.items()]
     return found + [(name, names[name], shapes.get(name, (steps + 1,)), "float32") for name in INFOS]
 

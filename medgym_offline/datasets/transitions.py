@@ -212,6 +212,7 @@ class Transitions:
         return self
 
 
+# A field is a column where the name of its type says what that holds.
 _KINDS = {"Vectors": "float32", "Numbers": "float32", "Flags": "bool", "Places": "int32"}
 COLUMNS = {f.name: _KINDS[str(f.type)] for f in dataclasses.fields(Transitions) if str(f.type) in _KINDS}
 """The array fields of `Transitions` and their NumPy types, in storage order."""
