@@ -118,7 +118,7 @@ def test_nothing_later_is_seen(recipe, cohort, bank, charts):
     kept = cohort.table.filter(pl.col("time_h") <= hour).with_columns(pl.col("end_h").clip(upper_bound=hour))
     cut = charted_episodes(recipe, replace(cohort, table=kept), bank, clone=QUICK).block
     whole = charts.block
-    for e in range(len(whole)):
+    for e in range(len(whole.seeds)):
         one, other = (np.flatnonzero(block.columns["episode"] == e) for block in (cut, whole))
         if whole.columns["time"][other[-1]] > hour:  # the cut ends what ran, which is a change at that hour
             count = int((seen_at(whole)[other] <= hour).sum())
