@@ -108,23 +108,22 @@ def write_stock(block: Any) -> None:
 
 def write_ours(block: Any, root: Path) -> None:
     """Our HDF5 file, flat cache and content hash, as generation writes them, under `root`; `load_dataset` reads it."""
-    from medgym_offline.datasets import dataset_folder
-    from medgym_offline.datasets.hdf5 import EpisodeWriter
-    from medgym_offline.datasets.transitions import ContentHash, flat_name, write_flat
+    from medgym_offline.datasets.catalogue import dataset_folder
+    from medgym_offline.datasets.hdf5 import write_episodes
+    from medgym_offline.datasets.transitions import Transitions, content_hash, flat_name, write_flat
     from medgym_offline.diseases.registry import disease
 
     folder = dataset_folder(OURS, root)
     patients = tuple(f"patient/{i}" for i in range(int(block.columns["patient"].max()) + 1))
     (folder / "data").mkdir(parents=True)
-    digest, file = ContentHash(), folder / "data" / "main_data.hdf5"
-    with EpisodeWriter(file, patients, disease("sepsis")) as writer:
-        writer.write(block)
-    digest.update(block.columns)
+    file = folder / "data" / "main_data.hdf5"
+    write_episodes(file, block, patients, disease("sepsis"))
     ours: dict[str, Any] = {"patients": patients, "timing": "adaptive", "decisions": DECISIONS}
-    ours |= {"content_hash": digest.hexdigest(**ours), "bytes": file.stat().st_size}
-    write_flat(folder / flat_name(ours["content_hash"]), block.columns)
+    rows = Transitions(**block.columns, **ours)
+    ours |= {"content_hash": content_hash(rows), "bytes": file.stat().st_size}
+    write_flat(folder / flat_name(ours["content_hash"]), rows)
     ours |= {"disease": "sepsis", "identity": "0" * 64}
-    counts = {"dataset_id": OURS, "total_episodes": writer.episodes, "total_steps": writer.steps}
+    counts = {"dataset_id": OURS, "total_episodes": len(block.seeds), "total_steps": len(rows)}
     counts |= {"env_spec": "{}", "eval_env_spec": "{}"}
     (folder / "data" / "metadata.json").write_text(json.dumps(counts | {"medgym": ours}))
 
@@ -147,7 +146,7 @@ def load_ours(root: Path) -> float:
 
 def rebuild_ours(root: Path) -> None:
     """The flat columns from our HDF5 file, where the cache is absent."""
-    from medgym_offline.datasets import dataset_folder
+    from medgym_offline.datasets.catalogue import dataset_folder
     from medgym_offline.datasets.hdf5 import read_episodes
     from medgym_offline.diseases.registry import disease
 

@@ -39,26 +39,22 @@ BANKS = ("sepsis-v0", "sepsis-twin-v0", "diabetes-v0", "anesthesia-v0")
 
 def rows(dataset: str) -> dict[str, Any]:
     """Content hash of a release dataset's rows, made here, and how far they are from the release's fingerprint."""
-    from medgym_offline.datasets.behaviors import recipe_behavior
+    from medgym_offline.datasets.behaviors import played_episodes, recipe_behavior
+    from medgym_offline.datasets.catalogue import release_manifest
     from medgym_offline.datasets.recipes import find_recipe
-    from medgym_offline.datasets.shards import played_blocks
-    from medgym_offline.datasets.transitions import ContentHash, Transitions
-    from medgym_offline.datasets.trust import compare_rows, release_manifest
+    from medgym_offline.datasets.transitions import Transitions, content_hash
+    from medgym_offline.datasets.trust import compare_rows
     from medgym_offline.simulators import load_simulators
 
     recipe, release = find_recipe(dataset), release_manifest(dataset)
     assert release is not None
     bank = load_simulators(recipe.bank).world(recipe.world)
-    behavior, digest, parts = recipe_behavior(recipe, bank), ContentHash(), []
-    everybody = list(range(len(bank)))
+    behavior, everybody = recipe_behavior(recipe, bank), list(range(len(bank)))
     with tempfile.TemporaryDirectory() as work:
-        for block in played_blocks(recipe, bank, everybody, behavior, recipe.stream, "", Path(work), 1, False):
-            parts.append(block.columns)
-            digest.update(parts[-1])
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        block = played_episodes(recipe, bank, everybody, behavior, recipe.stream, "", Path(work), 1, False)
     settings: dict[str, Any] = {"timing": recipe.timing, "decisions": recipe.decisions}
-    found = Transitions(**columns, patients=bank.patients, dataset_id=dataset, identity="", **settings)
-    content = digest.hexdigest(patients=list(bank.patients), **settings)
+    found = Transitions(**block.columns, patients=bank.patients, dataset_id=dataset, **settings)
+    content = content_hash(found)
     compared = compare_rows(found, release)
     return {
         "content_hash": content,

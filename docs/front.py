@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medgym_offline.datasets import released_datasets
+from medgym_offline.datasets.catalogue import released_datasets
 from medgym_offline.files import write_text
 
 ROOT = Path(__file__).parent.parent

@@ -23,8 +23,8 @@ def on_files(files: Any, config: Any, **_: Any) -> Any:
     """A page for each dataset of the release, from its manifest, and one that lists them."""
     from mkdocs.structure.files import File
 
-    from medgym_offline.datasets import dataset_card, listing_table, released_datasets
-    from medgym_offline.datasets.trust import release_manifest
+    from medgym_offline.datasets.card import dataset_card
+    from medgym_offline.datasets.catalogue import listing_table, release_manifest, released_datasets
 
     infos = [info for info in released_datasets() if info.episodes is not None]
     table = listing_table(infos)

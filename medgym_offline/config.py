@@ -27,7 +27,7 @@ import pydantic
 import pydantic.dataclasses
 from typing_extensions import dataclass_transform
 
-from medgym_offline.errors import MedGymError, UnknownNameError, unknown_name
+from medgym_offline.errors import MedGymError, UnknownNameError, shown, unknown_name
 from medgym_offline.files import read_toml
 
 __all__ = ["CONFIG", "check", "configuration", "from_text", "from_values", "read", "read_json", "to_values"]
@@ -179,9 +179,8 @@ def _line(
     if first["type"] == "literal_error" and isinstance(first["input"], str):
         known = re.findall(r"'([^']*)'", first["ctx"]["expected"])
         return unknown(f"{where}: {unknown_name(name, first['input'], known)}{end}")
-    text = repr(first["input"])
-    shown = text if len(text) <= 60 else f"{text[:57]}..."
-    return error(f"{where}: {f'{name!r} is' if name else 'it is'} {shown}{_wanted(first)}{end}")
+    value = shown(first["input"])
+    return error(f"{where}: {f'{name!r} is' if name else 'it is'} {value}{_wanted(first)}{end}")
 
 
 def _wanted(first: Any) -> str:

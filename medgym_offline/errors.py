@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "BankError", "CohortError", "DatasetError", "DiseaseError", "MedGymError", "MissingExtraError", "PolicyError",
-    "ProtocolError", "SubmissionError", "UnknownNameError", "unknown_name",
+    "ProtocolError", "SubmissionError", "UnknownNameError", "shown", "unknown_name",
 ]  # fmt: skip
 
 
@@ -58,6 +58,12 @@ class MissingExtraError(MedGymError, ImportError):
     def of(cls, package: str, extra: str, purpose: str) -> MissingExtraError:
         """Error for `package`, which `purpose` needs and the extra `extra` installs."""
         return cls(f'{purpose} needs {package}; install it with: pip install "medgym-offline[{extra}]"')
+
+
+def shown(value: object) -> str:
+    """A value as a line of an error shows it, cut after 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:

@@ -22,11 +22,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from medgym_offline.errors import MedGymError
+from medgym_offline.errors import DatasetError, MedGymError, shown
 
 __all__ = [
-    "POLICY_SUFFIXES", "atomic_path", "cache_folder", "code_version", "command_line", "json_difference", "json_text",
-    "read_toml", "release_folder", "sha256_file", "shown_path", "write_json", "write_text",
+    "POLICY_SUFFIXES", "atomic_path", "cache_folder", "code_version", "command_line", "held_folder", "json_difference",
+    "json_text", "read_toml", "release_folder", "sha256_file", "shown_path", "write_json", "write_text",
 ]  # fmt: skip
 
 POLICY_SUFFIXES = (".pt", ".pt2", ".safetensors", ".onnx")
@@ -47,10 +47,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     _remove_leftovers(target)
     # The suffix is kept, for writers that choose a format by it; the process is named, for who finds what it left.
     prefix = f".{target.stem}-{_machine()}.{os.getpid()}-"
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=target.suffix or ".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    temporary.unlink()
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=prefix, suffix=target.suffix or ".tmp") as file:
+        temporary = Path(file.name)
     try:
         yield temporary
         if temporary.is_file():
@@ -115,7 +113,8 @@ def json_text(value: Any) -> str:
 def json_difference(ours: Any, theirs: Any, prefix: str = "") -> list[str]:
     """Lines `name: theirs -> ours` for every entry in which two JSON values differ."""
     if not (isinstance(ours, dict) and isinstance(theirs, dict)):
-        return [] if ours == theirs else [f"{prefix.removesuffix('.') or 'value'}: {theirs!r} -> {ours!r}"]
+        changed = f"{prefix.removesuffix('.') or 'value'}: {shown(theirs)} -> {shown(ours)}"
+        return [] if ours == theirs else [changed]
     lines = []
     for name in sorted(ours.keys() | theirs.keys()):
         lines += json_difference(ours.get(name), theirs.get(name), f"{prefix}{name}.")
@@ -181,6 +180,35 @@ def cache_folder(*parts: str, write: bool = False) -> Path:
         except OSError as error:
             raise MedGymError(f"{folder}: the cache cannot be written ({error.strerror}); {remedy}") from None
     return folder
+
+
+@contextlib.contextmanager
+def held_folder(folder: Path, dataset: Path, doing: str) -> Iterator[Path]:
+    """A folder for what is half done, held by one process; it stays when the block fails, for the next to go on.
+
+    Args:
+        folder: Made if it is missing.
+        dataset: What is being made, for the error.
+        doing: Likewise ("generating").
+
+    Raises:
+        DatasetError: Another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        busy = f"another process is {doing} this dataset"
+        raise DatasetError(f"{dataset}: {busy}; wait for it to end (lock {lock.lock_file})") from None
+    try:
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def shown_path(path: str | Path) -> Path:

@@ -55,14 +55,9 @@ class PatientIndex:
                 raise unknown_name(f"patient of {self.whose}", patient, self.ids)
             position = self.ids.index(patient)
         elif (number := whole_number(patient)) is None:
-            raise UnknownNameError(
-                f"patient {patient!r} of {self.whose}: give an id as text, or a position as a whole number"
-            )
+            raise UnknownNameError(f"patient {patient!r} of {self.whose} is neither an id as text nor a whole number")
         elif not 0 <= number < len(self.ids):
-            last = len(self.ids) - 1
-            raise UnknownNameError(
-                f"patient {number} of {self.whose} is outside 0..{last}; give a position within, or an id"
-            )
+            raise UnknownNameError(f"{self.whose} has no patient {number}; give 0 to {len(self.ids) - 1}, or an id")
         else:
             position = number
         if self.present is not None and position not in self.present:
@@ -86,15 +81,12 @@ class PatientIndex:
             return [self.one(patients)]
         if (count := whole_number(patients)) is not None:
             if not 1 <= count <= len(known):
-                raise UnknownNameError(
-                    f"{count} patients asked for, {self.whose} has {len(known)}: choose 1 to {len(known)}, or ids"
-                )
+                few = f"{self.whose} has {len(known)} patients, not {count}"
+                raise UnknownNameError(f"{few}; choose 1 to {len(known)}, or ids")
             return known[:count]
         if not isinstance(patients, Iterable) or getattr(patients, "ndim", 1) == 0:
-            raise UnknownNameError(
-                f"patients is {patients!r}; give how many of {self.whose} as a whole number, or a list of ids or "
-                "positions"
-            )
+            wanted = f"how many of {self.whose} as a whole number, or a list of ids or positions"
+            raise UnknownNameError(f"patients is {patients!r}; give {wanted}")
         positions = [self.one(patient) for patient in patients]
         if not positions:
             raise UnknownNameError(f"patients names nobody of {self.whose}; give a number or ids, or None for all")

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from medgym_offline.datasets import catalogue, recipes, trust
+from medgym_offline.datasets import catalogue, recipes
 from medgym_offline.files import release_folder as _folder
 from tests.small_release import build
 
@@ -90,7 +90,7 @@ def _run(block, working, namespaces, request, monkeypatch):
     if block.language == "python":
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(working / "minari"))
         small = request.getfixturevalue("small_release").root / "datasets"
-        for module in (catalogue, recipes, trust):
+        for module in (catalogue, recipes):
             monkeypatch.setattr(module, "release_folder", lambda name: small if name == "datasets" else _folder(name))
         namespace = namespaces.setdefault(block.page, {"__name__": "__main__"})
         # As many lines before it as on the page, so that a traceback names the page's line.

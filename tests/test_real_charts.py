@@ -120,7 +120,7 @@ def test_nothing_later_is_seen(recipe, cohort, bank, charts):
     hour, compared = 30.3, 0
     kept = cohort.table.filter(pl.col("time_h") <= hour).with_columns(pl.col("end_h").clip(upper_bound=hour))
     cut, whole = charted_episodes(recipe, replace(cohort, table=kept), bank, clone=QUICK).block, charts.block
-    for e in range(len(whole)):
+    for e in range(len(whole.seeds)):
         one, other = (np.flatnonzero(block.columns["episode"] == e) for block in (cut, whole))
         if whole.columns["time"][other[-1]] > hour:  # the cut ends what ran, which is a change at that hour
             other = other[seen_at(whole)[other] <= hour]

@@ -80,7 +80,7 @@ def test_behaviors_beat_random_and_zero_for_almost_every_patient(bank, timing):
 def test_manifests_belong_to_these_artefacts(bank):
     described = [d for d in list_datasets() if d.sha256]
     assert {"medgym/sepsis-ind-v0", "medgym/sepsis-ind-fixed-v0"} <= {d.id for d in described}
-    recipes = {recipe.name for recipe in list_recipes().values()}
+    recipes = {name.rpartition("/")[2] for name in list_recipes()}
     manifests = {p.name.removesuffix(".manifest.json") for p in release_folder("datasets").glob("*.manifest.json")}
     assert manifests == recipes
     hash_of = functools.cache(lambda name: load_simulators(name).content_hash)

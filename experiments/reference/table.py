@@ -26,8 +26,8 @@ from experiments.common import Form, Recipe, digest, markdown_table, parts_main,
 from experiments.reference import transformer
 from medgym_offline import MedGymError, evaluate, load_dataset, load_policy, load_simulators
 from medgym_offline.datasets.behaviors import recipe_behavior, resolve_behavior
+from medgym_offline.datasets.catalogue import release_manifest
 from medgym_offline.datasets.recipes import find_recipe
-from medgym_offline.datasets.trust import release_manifest
 from medgym_offline.evaluation.statistics import iqm, probability_of_improvement, summarize
 from medgym_offline.leaderboard.board import LEVEL, compare
 from medgym_offline.offline import OfflineConfig, train_seeds

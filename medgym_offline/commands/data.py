@@ -28,8 +28,7 @@ def list_command(json: Json = False, root: Root = None) -> None:
 
     Example: medgym-offline list
     """
-    from medgym_offline.datasets import list_datasets, listing_row
-    from medgym_offline.datasets.catalogue import LISTED
+    from medgym_offline.datasets.catalogue import LISTED, list_datasets, listing_row
 
     infos = list_datasets(root)
     if json:
@@ -49,7 +48,7 @@ def info_command(dataset: DatasetId, json: Json = False, root: Root = None) -> N
 
     Example: medgym-offline info medgym/sepsis-ind-v0
     """
-    from medgym_offline.datasets import dataset_info, normalized_score
+    from medgym_offline.datasets.catalogue import dataset_info, normalized_score
 
     info = dataset_info(dataset, root)
     if json:

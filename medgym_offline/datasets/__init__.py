@@ -4,27 +4,15 @@ Importing it costs neither torch nor h5py nor Minari: what needs them imports th
 """
 
 from medgym_offline.datasets.adapters import to_arrow, to_d3rlpy
-from medgym_offline.datasets.card import dataset_card
-from medgym_offline.datasets.catalogue import (
-    DatasetInfo,
-    dataset_folder,
-    dataset_info,
-    list_datasets,
-    listing_row,
-    listing_table,
-    normalized_score,
-    released_datasets,
-)
-from medgym_offline.datasets.downloading import download
+from medgym_offline.datasets.catalogue import DatasetInfo, dataset_info, list_datasets
 from medgym_offline.datasets.generation import generate
+from medgym_offline.datasets.hub import download, publish
 from medgym_offline.datasets.load import load_dataset
-from medgym_offline.datasets.publishing import publish
 from medgym_offline.datasets.recipes import Recipe, find_recipe, list_recipes, read_recipe
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
 from medgym_offline.datasets.verification import verify
 
 __all__ = [
-    "COLUMNS", "DatasetInfo", "Recipe", "Transitions", "dataset_card", "dataset_folder", "dataset_info", "download",
-    "find_recipe", "generate", "list_datasets", "list_recipes", "listing_row", "listing_table", "load_dataset",
-    "normalized_score", "publish", "read_recipe", "released_datasets", "to_arrow", "to_d3rlpy", "verify",
+    "COLUMNS", "DatasetInfo", "Recipe", "Transitions", "dataset_info", "download", "find_recipe", "generate",
+    "list_datasets", "list_recipes", "load_dataset", "publish", "read_recipe", "to_arrow", "to_d3rlpy", "verify",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.datasets.catalogue import DATA_FILE, SCORED
 from medgym_offline.diseases.base import FULL, Disease
 from medgym_offline.diseases.registry import disease, disease_of_id
 
@@ -107,9 +107,6 @@ _ABOUT = """Simulated episodes for research on offline reinforcement learning: n
 nothing learned from it is fit for care."""
 
 
-_SCORED = ("random", "zero", "behavior", "expert")
-
-
 def _simulated(manifest: dict[str, Any], of: Disease) -> str:
     """How simulated episodes were made, their scores, limitations and license."""
     recipe, references, bank = manifest["recipe"], manifest["references"], manifest["bank"]
@@ -121,7 +118,7 @@ def _simulated(manifest: dict[str, Any], of: Disease) -> str:
     size = recipe["perturbation"]
     perturbed = f"perturbed by N(0, {size:g}^2) and clipped" if size else "not perturbed"
     worlds = [one for one in (references, references.get("data_world")) if one]
-    scores = [[key, *(f"{one['returns'][key]:.2f}" for one in worlds)] for key in _SCORED]
+    scores = [[key, *(f"{one['returns'][key]:.2f}" for one in worlds)] for key in SCORED]
     return f"""Every episode ends at {of.process.horizon:g} {of.process.unit} with `terminated`; none is truncated.
 Patient and seed are in each episode's metadata.
 

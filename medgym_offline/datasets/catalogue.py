@@ -17,18 +17,20 @@ from typing_extensions import NotRequired, TypedDict
 
 from medgym_offline.config import CONFIG, check, from_values, read_json
 from medgym_offline.datasets.recipes import Recipe, UnknownDatasetError, known_recipe, list_recipes, unknown_dataset
-from medgym_offline.errors import DatasetError
+from medgym_offline.diseases.registry import list_diseases
+from medgym_offline.errors import DatasetError, unknown_name
 from medgym_offline.files import release_folder
 
 __all__ = [
-    "DATA_FILE", "DatasetInfo", "LISTED", "MANIFEST", "MANIFEST_FORMAT", "METADATA", "Manifest", "Metadata",
+    "DATA_FILE", "DatasetInfo", "LISTED", "MANIFEST", "METADATA", "Manifest", "Metadata", "SCORED",
     "dataset_folder", "dataset_info", "list_datasets", "listing_row", "listing_table", "local_folder", "minari_root",
-    "normalized_score", "read_manifest", "released_datasets", "unknown_id",
+    "normalized_score", "read_manifest", "read_metadata", "release_manifest", "released_datasets", "unknown_id",
 ]  # fmt: skip
 
 DATA_FILE, METADATA, MANIFEST = "data/main_data.hdf5", "data/metadata.json", "data/manifest.json"
 """Files of a dataset, below its folder: the rows, Minari's metadata, what we say of them."""
-MANIFEST_FORMAT = "medgym-dataset/1"
+SCORED = ("random", "zero", "behavior", "expert")
+"""Whose returns a manifest states."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")]
 # Beyond 64 bits nothing here is a count, and NumPy would fail on it.
@@ -47,15 +49,8 @@ class Checksum(_Open):
     bytes: Count
 
 
-class Returns(_Open):
-    random: NotRequired[float]  # of records nobody knows any but the behavior's
-    zero: NotRequired[float]
-    behavior: float
-    expert: NotRequired[float]
-
-
 class References(_Open):
-    returns: Returns
+    returns: dict[str, float]
     expert: str
     episodes: Count
 
@@ -133,27 +128,47 @@ class Metadata(_Open):
     medgym: Ours
 
 
-def read_manifest(path: str | Path, where: str = "", remedy: str = "regenerate the dataset") -> dict[str, Any]:
-    """A manifest as JSON values, each of its type; else a `DatasetError` that names the file and the field.
+def read_manifest(folder: Path, where: str = "", remedy: str = "regenerate the dataset") -> dict[str, Any]:
+    """The manifest of a dataset as JSON values, each of its type; else a `DatasetError` with the file and the field.
 
     Args:
-        path: The file.
+        folder: Of the dataset.
         where: Names the source in the error instead of the file.
         remedy: What to do, for the error.
     """
-    where = where or str(path)
-    manifest = read_json(path, DatasetError, remedy, where)
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != MANIFEST_FORMAT:
-        raise DatasetError(f"{where}: format is {found!r}, expected {MANIFEST_FORMAT!r}; {remedy}")
-    check(Manifest, manifest, where, DatasetError, remedy)
-    for name in () if manifest["recipe"].get("records") else ("random", "zero", "expert"):
-        if name not in manifest["references"]["returns"]:
-            raise DatasetError(f"{where}: {f'references.returns.{name}'!r} is missing; {remedy}")
-    for name in (DATA_FILE, METADATA):
-        if name not in manifest["files"]:
-            raise DatasetError(f"{where}: {f'files.{name}'!r} is missing; {remedy}")
+    return _manifest(folder / MANIFEST, where or str(folder / MANIFEST), remedy)
+
+
+def _manifest(path: Path, where: str, remedy: str = "regenerate the dataset") -> dict[str, Any]:
+    manifest: dict[str, Any] = check(
+        Manifest, read_json(path, DatasetError, remedy, where), where, DatasetError, remedy
+    )
+    # Of records nobody knows any return but the behavior's.
+    policies = ("behavior",) if manifest["recipe"].get("records") else SCORED
+    missing = [f"references.returns.{name}" for name in policies if name not in manifest["references"]["returns"]]
+    missing += [f"files.{name}" for name in (DATA_FILE, METADATA) if name not in manifest["files"]]
+    if missing:
+        raise DatasetError(f"{where}: {missing[0]!r} is missing; {remedy}")
     return manifest
+
+
+def release_manifest(dataset: str) -> dict[str, Any] | None:
+    """The manifest that this release ships for a dataset; None if it ships none."""
+    path = release_folder("datasets") / f"{dataset.rpartition('/')[2]}.manifest.json"
+    manifest = _manifest(path, str(path)) if path.is_file() else None
+    return manifest if manifest and manifest["id"] == dataset else None
+
+
+def read_metadata(folder: Path, where: str = "", remedy: str = "regenerate the dataset") -> dict[str, Any]:
+    """Minari's metadata of a dataset folder of ours, the environments' specs as objects; errors as `read_manifest`."""
+    where = where or str(folder / METADATA)
+    metadata = read_json(folder / METADATA, DatasetError, remedy, where)
+    if not isinstance(metadata, dict) or "medgym" not in metadata:
+        raise DatasetError(f"{where}: no 'medgym' block, so not a dataset of ours; read it with minari.load_dataset")
+    found: dict[str, Any] = check(Metadata, metadata, where, DatasetError, remedy)
+    if (named := found["medgym"]["disease"]) not in list_diseases():
+        raise DatasetError(f"{where}: {unknown_name('disease', named, list_diseases())}; install its package")
+    return found
 
 
 @dataclass(frozen=True)
@@ -259,17 +274,12 @@ def dataset_info(dataset: str, root: str | Path | None = None) -> DatasetInfo:
     """
     folder = dataset_folder(dataset, root)
     if (folder / MANIFEST).is_file():
-        manifest = read_manifest(folder / MANIFEST)
+        manifest = read_manifest(folder)
         recipe = from_values(Recipe, manifest["recipe"] | {"id": dataset}, f"manifest of {dataset}")
         return _info(recipe, manifest, folder)
     if (known := known_recipe(dataset)) is None:
         raise unknown_id(dataset, root)
-    return _released(known)
-
-
-def _released(recipe: Recipe) -> DatasetInfo:
-    manifest = release_folder("datasets") / f"{recipe.name}.manifest.json"
-    return _info(recipe, read_manifest(manifest) if manifest.is_file() else None)
+    return _info(known, release_manifest(dataset))
 
 
 def list_datasets(root: str | Path | None = None) -> list[DatasetInfo]:
@@ -279,7 +289,7 @@ def list_datasets(root: str | Path | None = None) -> list[DatasetInfo]:
 
 def released_datasets() -> list[DatasetInfo]:
     """The release's datasets as its recipes and manifests say, whatever lies on this machine."""
-    return [_released(recipe) for recipe in list_recipes().values()]
+    return [_info(recipe, release_manifest(name)) for name, recipe in list_recipes().items()]
 
 
 LISTED = ("id", "policy", "timing", "episodes", "decisions", "MB", "random", "behavior", "expert", "score")
@@ -293,24 +303,14 @@ def normalized_score(returns: dict[str, float], key: str) -> float | None:
     return 100.0 * (returns[key] - returns["random"]) / (returns["expert"] - returns["random"])
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
 def listing_row(info: DatasetInfo) -> tuple[str, ...]:
     """Cells of one dataset, in the order of `LISTED`; empty where nothing is known."""
-    returns = info.reference_returns
-    parts = info.behavior.split(" + ")
-    return (
-        info.id,
-        info.behavior if len(parts) == 1 else f"mix of {len(parts)}",
-        info.timing,
-        _number(info.episodes, ","),
-        _number(info.steps, ","),
-        _number(None if info.size is None else info.size / 1e6, ".1f"),
-        *(_number(returns.get(key), ".1f") for key in ("random", "behavior", "expert")),
-        _number(normalized_score(returns, "behavior"), ".0f"),
-    )
+    returns, parts = info.reference_returns, info.behavior.split(" + ")
+    numbers = [(info.episodes, ","), (info.steps, ","), (None if info.size is None else info.size / 1e6, ".1f")]
+    numbers += [(returns.get(key), ".1f") for key in ("random", "behavior", "expert")]
+    numbers.append((normalized_score(returns, "behavior"), ".0f"))
+    shown = ["" if value is None else format(value, form) for value, form in numbers]
+    return info.id, info.behavior if len(parts) == 1 else f"mix of {len(parts)}", info.timing, *shown
 
 
 def listing_table(infos: Iterable[DatasetInfo]) -> str:

@@ -98,20 +98,18 @@ class ChartedStay:
         u = np.asarray(bank.scales.normalize_treatment(disease, doses))
         wish = interval_to_action(torch.from_numpy(dt), config).numpy()
         infos, harm = self._outcomes(bank, doses, u)
-        rewards = np.zeros(steps)
-        if recipe.reward == "death":
-            rewards[-1] = 0.0 - float(died)
-        else:
-            rewards = -0.1 * harm
+        last = np.arange(1, steps + 1) == steps
+        numbers = {
+            "observations": self._observations(recipe, bank),
+            "actions": np.column_stack([2.0 * u - 1.0, wish]),
+            "rewards": np.where(last, 0.0 - float(died), 0.0) if recipe.reward == "death" else -0.1 * harm,
+            **infos,
+        }
         return {
-            "steps": steps,
             "seed": derive_seed(recipe.seed, recipe.stream, self.patient),
-            "observations": self._observations(recipe, bank).astype(np.float32),
-            "actions": np.column_stack([2.0 * u - 1.0, wish]).astype(np.float32),
-            "rewards": rewards.astype(np.float32),
-            "terminations": np.arange(1, steps + 1) == steps,
+            "terminations": last,
             "truncations": np.zeros(steps, bool),
-            **{name: values.astype(np.float32) for name, values in infos.items()},
+            **{name: values.astype(np.float32) for name, values in numbers.items()},
         }
 
     def _outcomes(self, bank: SimulatorBank, doses: np.ndarray, u: np.ndarray) -> tuple[dict[str, np.ndarray], Any]:
@@ -135,7 +133,7 @@ class ChartedStay:
         monitored = ends[:, disease.monitored]
         none = np.asarray(bank.denormalize_treatment(np.zeros((1, len(disease.treatments)))))
         after = {
-            "cost": disease.cost.at_end(monitored[:-1], monitored[1:]),
+            "costs": disease.cost.at_end(monitored[:-1], monitored[1:]),
             "dt": np.diff(self.times),
             "time": self.times[1:],
             "costs_path": np.stack([integral(rate) for rate in rates], 1),
@@ -224,12 +222,7 @@ def read_charts(recipe: Recipe, disease: str, folder: str | Path | None = None) 
     return cohort.select([patient for patient, fits in zip(cohort.patients, fit) if fits])
 
 
-def charted_episodes(
-    recipe: Recipe,
-    cohort: Cohort,
-    bank: SimulatorBank,
-    clone: CloneConfig | None = None,
-) -> Charts:
+def charted_episodes(recipe: Recipe, cohort: Cohort, bank: SimulatorBank, clone: CloneConfig | None = None) -> Charts:
     """Every stay of a cohort as an episode.
 
     Args:
@@ -261,7 +254,7 @@ def charted_episodes(
         episode = stay.episode(recipe, bank, bool(died[patient]))
         clipped += (stay.doses > np.array(bank.scales.treatment_upper) * (1.0 + 1e-9)).sum(0)
         episodes.append(episode | {"patient": persons.index(person)})
-    block = pack_episodes(episodes, 0)
+    block = pack_episodes(episodes)
     calibration = _estimate(block, persons, recipe.seed, disease.action_names, clone)
     facts = {
         "stays": len(episodes),

@@ -1,32 +1,161 @@
-"""Generation: recipe -> perturbed rollouts -> a Minari dataset, its flat cache and its manifest."""
+"""Generation: recipe -> perturbed rollouts -> a Minari dataset, its flat cache, and what is written beside the rows."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medgym_offline.compute import one_thread
-from medgym_offline.datasets.behaviors import recipe_behavior
+from medgym_offline.datasets.behaviors import played_episodes, recipe_behavior, reference_returns, work_folder
 from medgym_offline.datasets.card import dataset_card
 from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST, METADATA, dataset_folder, minari_root
-from medgym_offline.datasets.hdf5 import EpisodeBlock, EpisodeWriter, hdf5_reason
-from medgym_offline.datasets.manifest import build_manifest, build_metadata, making, write_namespace
+from medgym_offline.datasets.hdf5 import EpisodeBlock, unwritten, write_episodes
 from medgym_offline.datasets.recipes import Recipe, find_recipe
-from medgym_offline.datasets.shards import played_blocks, reference_returns, work_folder
-from medgym_offline.datasets.transitions import COLUMNS, ContentHash, flat_name, read_flat, transitions_of, write_flat
-from medgym_offline.datasets.trust import identity_of
+from medgym_offline.datasets.transitions import (
+    COLUMNS,
+    Transitions,
+    content_hash,
+    flat_name,
+    transitions_of,
+    write_flat,
+)
+from medgym_offline.datasets.trust import GENERATOR, Fingerprint, identity_of
 from medgym_offline.errors import DatasetError
-from medgym_offline.files import atomic_path, json_text, release_folder, write_json
+from medgym_offline.files import atomic_path, code_version, json_text, release_folder, sha256_file, write_json
 
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["GeneratedDataset", "generate"]
+__all__ = ["GeneratedDataset", "NAMESPACE_DESCRIPTION", "facts", "facts_differ", "generate", "write_namespace"]
+
+AUTHOR = "The MedGym Offline developers"
+NAMESPACE_DESCRIPTION = "Offline reinforcement learning for treatment, on one simulator per patient."
+"""What Minari shows of the namespace."""
+
+
+def env_specs(recipe: Recipe, disease: str, patient: str) -> tuple[str, str]:
+    """Gymnasium specs (JSON) of the environment that made the data and of the one to evaluate in.
+
+    The entry point is a string, so `recover_environment()` works without importing this package first. Minari's
+    users get the named patient; `recover_environment(patient=...)` gives another. `max_episode_steps` is K + 1:
+    d3rlpy wants a positive number, and an episode ends by itself after at most K decisions, so it never truncates.
+    """
+    from gymnasium.envs.registration import EnvSpec
+
+    kwargs = {"patient": patient, "timing": recipe.timing, "decisions": recipe.decisions, "bank": recipe.bank}
+    kwargs |= {"world": recipe.world, "disease": disease} | ({"view": recipe.view} if recipe.records else {})
+
+    def spec(reward: str) -> str:
+        made = EnvSpec(
+            id=f"medgym/{disease.capitalize()}-v0",
+            entry_point="medgym_offline.envs:TreatmentEnv",
+            vector_entry_point="medgym_offline.envs:TreatmentVectorEnv",
+            max_episode_steps=recipe.decisions + 1,
+            kwargs=kwargs | {"reward": reward, "noise": True},
+        )
+        return str(made.to_json())
+
+    return spec(recipe.played_reward), spec("integral")
+
+
+def build_metadata(
+    recipe: Recipe, bank: SimulatorBank, made: dict[str, Any], rows: Transitions, ours: dict[str, Any]
+) -> dict[str, Any]:
+    """Minari's `metadata.json`: plain JSON values only, for any other value makes Minari destroy the file.
+
+    Args:
+        recipe: With the id of the dataset as it is written.
+        bank: The whole bank.
+        made: What made it, and the `references` of a normalized score; specs name the first of its patients.
+        rows: All of the dataset.
+        ours: Our own block: what :func:`.transitions_of` needs, `content_hash`, and `bytes` of the HDF5 file.
+    """
+    import minari
+    from minari.serialization import serialize_space
+
+    from medgym_offline import __version__
+    from medgym_offline.envs import TreatmentEnv
+
+    spec, eval_spec = env_specs(recipe, bank.disease.name, bank.patients[made["patients"][0]])
+    env = TreatmentEnv(**json.loads(spec)["kwargs"])
+    references = made["references"]
+    return {
+        "dataset_id": recipe.id,
+        "total_episodes": len(rows.episode_starts()),
+        "total_steps": len(rows),
+        "data_format": "hdf5",
+        "jpeg_encoding": False,
+        "observation_space": serialize_space(env.observation_space),
+        "action_space": serialize_space(env.action_space),
+        "env_spec": spec,
+        "eval_env_spec": eval_spec,
+        "minari_version": minari.__version__,
+        "dataset_size": round(ours["bytes"] / 1e6, 1),
+        "algorithm_name": recipe.behavior,
+        "code_permalink": f"medgym-offline {code_version()}",
+        "description": recipe.description,
+        "requirements": [f"medgym-offline>={__version__}"],
+        "ref_min_score": references["returns"].get("random"),
+        "ref_max_score": references["returns"].get("expert"),
+        "num_episodes_average_score": references["episodes"],
+        "author": [AUTHOR],
+        # Our own block: what the flat loader needs without the manifest.
+        "medgym": ours,
+    }
+
+
+def facts(rows: Transitions) -> dict[str, Any]:
+    """What a manifest says of the rows alone: patients, counts, lengths, returns and, of columns, their statistics.
+
+    Minimum, maximum, mean and standard deviation; lists for columns of vectors.
+    """
+    starts, lengths = rows.episode_starts(), rows.episode_lengths()
+    returns = np.add.reduceat(rows.rewards.astype(np.float64), starts)
+    columns = {}
+    for name in COLUMNS:
+        array = getattr(rows, name)
+        if name in ("patient", "episode") or np.isnan(array).any():
+            continue  # NaN: probabilities of a behavior without noise
+        numbers = {"min": array.min(0), "max": array.max(0)}
+        numbers |= {"mean": array.mean(0, dtype=np.float64), "std": array.std(0, dtype=np.float64)}
+        columns[name] = {k: np.round(np.asarray(v, np.float64), 6).tolist() for k, v in numbers.items()}
+    return {
+        "patients": rows.present.tolist(),
+        "episodes": len(starts),
+        "steps": len(rows),
+        "episode_steps": {"min": int(lengths.min()), "mean": float(lengths.mean()), "max": int(lengths.max())},
+        "episode_returns": {"mean": float(returns.mean()), "std": float(returns.std())},
+        "columns": columns,
+    }
+
+
+def facts_differ(found: Any, stated: Any, name: str = "") -> str | None:
+    """Name of the first entry in which stated facts are not those found, to 1e-5; None if all agree."""
+    if isinstance(found, dict):
+        if not isinstance(stated, dict) or found.keys() - stated.keys():
+            return name
+        differ = (facts_differ(found[key], stated[key], f"{name}.{key}" if name else key) for key in found)
+        return next((entry for entry in differ if entry is not None), None)
+    try:
+        numbers = np.asarray(stated, np.float64)
+    except (TypeError, ValueError):
+        return name
+    same = np.shape(numbers) == np.shape(found) and np.allclose(numbers, found, rtol=1e-5, atol=1e-5)
+    return None if same else name
+
+
+def write_namespace(root: str | Path | None, dataset: str) -> None:
+    """Create Minari's `namespace_metadata.json` of a dataset's namespaces where it is missing."""
+    for namespace in list(Path(dataset).parents)[:-1]:
+        path = minari_root(root) / namespace / "namespace_metadata.json"
+        if not path.exists():
+            write_json(path, {"description": NAMESPACE_DESCRIPTION})
 
 
 @dataclass(frozen=True)
@@ -50,27 +179,6 @@ class GeneratedDataset:
     @property
     def steps(self) -> int:
         return int(self.manifest["steps"])
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """Where the rows of a dataset come from.
-
-    Attributes:
-        patients: Ids that `patient` counts in.
-        chosen: Positions of those who have episodes.
-        who: Name and hash of who acted, as the manifest has them.
-        blocks: Identity of the dataset, and a folder for what is half done -> the episodes.
-        references: Mean return of the episodes -> what a normalized score refers to.
-        facts: Further entries of the manifest.
-    """
-
-    patients: tuple[str, ...]
-    chosen: list[int]
-    who: dict[str, Any]
-    blocks: Callable[[str, Path], Iterable[EpisodeBlock]]
-    references: Callable[[float], dict[str, Any]]
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def _named(source: Recipe, bank: SimulatorBank, chosen: list[int], episodes: int, output: str | None) -> Recipe:
@@ -125,93 +233,97 @@ def generate(
     source = find_recipe(dataset)
     bank = load_simulators(source.bank).world(source.world)
     if not source.records:
-        chosen = sorted(bank.patient_index.resolve(patients))
+        ids, chosen = bank.patients, sorted(bank.patient_index.resolve(patients))
         recipe = _named(source, bank, chosen, source.episodes if episodes is None else episodes, output_id)
-        origin = _played(recipe, source, bank, chosen, workers, progress)
+        behavior = recipe_behavior(recipe, bank)
+        who = behavior.to_json()
     elif (patients, episodes, release) == (None, None, False):
+        from medgym_offline.datasets.charts import charted_episodes, read_charts
+
         recipe = dataclasses.replace(source, id=output_id or source.id)
-        origin = _charted(recipe, bank, records)
+        cohort = read_charts(recipe, bank.disease.name, records)
+        charts = charted_episodes(recipe, cohort, bank)
+        ids, chosen = charts.persons, list(range(len(charts.persons)))
+        who = {"name": recipe.behavior, "sha256": cohort.content_hash}
     else:
         raise DatasetError(f"{source.id} is made from records: whole, and never shipped with a release")
+    made: dict[str, Any] = {"generator": GENERATOR, "recipe": recipe.to_json(), "source": source.id}
+    made |= {"patients": chosen, "behavior": who}
+    source_of_bank = str(bank.metadata.get("source", ""))
+    made["bank"] = {"name": bank.name, "content_hash": bank.content_hash, "source": source_of_bank}
     folder = dataset_folder(recipe.id, root)
     try:
         # A folder that cannot be written is noticed here, before minutes of work.
         with work_folder(folder) as work, atomic_path(folder) as temporary:
-            manifest = _write(temporary, recipe, source, bank, origin, work)
-        write_namespace(minari_root(root), recipe.id.rpartition("/")[0])
+            if source.records:
+                block = charts.block
+                # Nobody's return is known but that of those who acted.
+                mean = float(block.columns["rewards"].sum(dtype=np.float64)) / len(block.seeds)
+                references: dict[str, Any] = {"returns": {"behavior": round(mean, 4)}, "expert": "", "episodes": 0}
+                made["records"] = charts.facts
+            else:
+                identity = identity_of(made)
+                block = played_episodes(
+                    recipe, bank, chosen, behavior, source.stream, identity, work, workers, progress
+                )
+                references = reference_returns(recipe, bank, chosen, behavior, progress)
+            manifest = _write(temporary, recipe, bank, made | {"references": references}, ids, block)
+        write_namespace(root, recipe.id)
     except (OSError, RuntimeError) as error:
         # The HDF5 library reports a full disk as a RuntimeError where a file is closed.
         if not isinstance(error, OSError) and "errno" not in str(error):
             raise
-        file, reason = (getattr(error, name, None) for name in ("filename", "strerror"))
-        why = f"{folder}: cannot write the dataset ({hdf5_reason(reason or error)}{f': {file}' if file else ''})"
-        remedy = "set MINARI_DATASETS_PATH (datasets) and MEDGYM_CACHE (work) to other folders"
-        raise DatasetError(f"{why}; free some space, or {remedy}") from error
+        raise unwritten(folder, error) from error
     if release:
-        write_json(release_folder("datasets") / f"{recipe.name}.manifest.json", manifest)
+        write_json(release_folder("datasets") / f"{recipe.id.rpartition('/')[2]}.manifest.json", manifest)
     return GeneratedDataset(recipe.id, folder, manifest)
 
 
-def _played(
-    recipe: Recipe, source: Recipe, bank: SimulatorBank, chosen: list[int], workers: int, progress: bool
-) -> _Origin:
-    """Episodes played in the bank's simulators."""
-    behavior = recipe_behavior(recipe, bank)
-    return _Origin(
-        bank.patients,
-        chosen,
-        behavior.to_json(),
-        lambda identity, work: played_blocks(
-            recipe, bank, chosen, behavior, source.stream, identity, work, workers, progress
-        ),
-        lambda _: reference_returns(recipe, bank, chosen, behavior, progress),
-    )
-
-
-def _charted(recipe: Recipe, bank: SimulatorBank, records: str | Path | None) -> _Origin:
-    """Episodes of clinical records; nobody's return in them is known but that of those who acted."""
-    from medgym_offline.datasets.charts import charted_episodes, read_charts
-
-    cohort = read_charts(recipe, bank.disease.name, records)
-    charts = charted_episodes(recipe, cohort, bank)
-    return _Origin(
-        charts.persons,
-        list(range(len(charts.persons))),
-        {"name": recipe.behavior, "sha256": cohort.content_hash},
-        lambda *_: [charts.block],
-        lambda mean: {"returns": {"behavior": round(mean, 4)}, "expert": "", "episodes": 0},
-        {"records": charts.facts},
-    )
-
-
 def _write(
-    folder: Path, recipe: Recipe, source: Recipe, bank: SimulatorBank, origin: _Origin, work: Path
+    folder: Path, recipe: Recipe, bank: SimulatorBank, made: dict[str, Any], ids: tuple[str, ...], block: EpisodeBlock
 ) -> dict[str, Any]:
-    """Write everything into a new folder and return the manifest."""
-    file = folder / DATA_FILE
-    file.parent.mkdir(parents=True)
-    digest, blocks = ContentHash(), []
-    made = making(recipe, source, origin.chosen, bank, origin.who)
-    identity = identity_of(made)
-    with EpisodeWriter(file, origin.patients, bank.disease) as writer:
-        for block in origin.blocks(identity, work):
-            blocks.append(block)
-            writer.write(block)
-            digest.update(block.columns)
-    content = digest.hexdigest(patients=list(origin.patients), timing=recipe.timing, decisions=recipe.decisions)
+    """Write everything into a new folder and return the manifest.
+
+    Args:
+        folder: Not there yet.
+        recipe: With the id and the number of episodes as written.
+        bank: The whole bank.
+        made: What made it, of which the identity is; `references` of a normalized score, and further facts.
+        ids: That `patient` of the rows counts in.
+        block: All episodes.
+    """
+    (folder / DATA_FILE).parent.mkdir(parents=True)
+    write_episodes(folder / DATA_FILE, block, ids, bank.disease)
+    ours = {name: getattr(recipe, name) for name in ("timing", "decisions", "reward")}
+    ours |= {"patients": list(ids), "identity": identity_of(made), "disease": bank.disease.name}
+    if recipe.records:
+        ours |= {"view": recipe.view, "behavior_log_prob_estimated": True}
+    rows = transitions_of(block.columns, {"dataset_id": recipe.id, "medgym": ours}).validate()
+    content = content_hash(rows)
     # After the HDF5 file: a flat cache that is older is not trusted.
-    write_flat(folder / flat_name(content), {n: np.concatenate([b.columns[n] for b in blocks]) for n in COLUMNS})
-    total = sum(float(block.columns["rewards"].sum(dtype=np.float64)) for block in blocks)
-    references = origin.references(total / writer.episodes)
-    ours: dict[str, Any] = {"patients": list(origin.patients), "identity": identity, "content_hash": content}
-    ours |= {"bytes": file.stat().st_size}
-    example = bank.patients[origin.chosen[0]]
-    metadata = build_metadata(recipe, bank, example, (writer.episodes, writer.steps), references, ours)
+    write_flat(folder / flat_name(content), rows)
+    ours |= {"content_hash": content, "bytes": (folder / DATA_FILE).stat().st_size}
+    metadata = build_metadata(recipe, bank, made, rows, ours)
     # Minari rewrites this file in place when asked to update it; ours is complete from the start.
     (folder / METADATA).write_text(json_text(metadata), encoding="utf-8")
-    rows = transitions_of(read_flat(folder / flat_name(content)), metadata).validate()
-    seeds = np.concatenate([block.seeds for block in blocks])
-    manifest = build_manifest(made, metadata, rows, seeds, folder, references) | origin.facts
+    manifest = {
+        "format": "medgym-dataset/1",
+        "id": rows.dataset_id,
+        "disease": rows.disease,
+        "identity": rows.identity,
+        **made,
+        **facts(rows),
+        "content_hash": content,
+        # Of records nothing goes where a manifest may go: a fingerprint keeps some episodes whole.
+        "fingerprint": "" if recipe.records else Fingerprint.of(rows, block.seeds).to_text(),
+        "env_spec": json.loads(metadata["env_spec"]),
+        "eval_env_spec": json.loads(metadata["eval_env_spec"]),
+        "code_version": code_version(),
+        "files": {
+            name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size}
+            for name in (DATA_FILE, METADATA)
+        },
+    }
     (folder / MANIFEST).write_text(json_text(manifest), encoding="utf-8")
     (folder / "README.md").write_text(dataset_card(manifest), encoding="utf-8")
     return manifest

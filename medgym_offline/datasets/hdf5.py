@@ -22,6 +22,8 @@ there, and smaller: a copied header has no room to grow.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +34,11 @@ import numpy as np
 from medgym_offline.diseases.base import FULL, Disease
 from medgym_offline.errors import DatasetError
 
-__all__ = ["EpisodeBlock", "EpisodeWriter", "INFOS", "hdf5_reason", "pack_episodes", "read_episodes"]
+__all__ = ["EpisodeBlock", "INFOS", "pack_episodes", "read_episodes", "unwritten", "write_episodes"]
 
-INFOS = ("cost", "dt", "time", "severity", "monitored", "costs_path", "costs_peak", "behavior_log_prob")
-"""What is under `infos`, (T + 1,) float32, or (T + 1, number of costs) for the costs along the path; severity and
-monitored component by the disease's own names (:func:`info_names`)."""
+INFOS = ("costs", "dt", "time", "severity", "monitored", "costs_path", "costs_peak", "behavior_log_prob")
+"""What is under `infos`, (T + 1,) float32, or (T + 1, number of costs) for the costs along the path; costs, severity
+and monitored component by names of their own (:func:`info_names`)."""
 
 _ATTRIBUTES = ("id", "seed", "total_steps", "options/patient_index")
 _PATIENT = "options/patient"
@@ -45,7 +47,8 @@ _STEP_ARRAYS = {"actions": "float32", "rewards": "float32", "terminations": "boo
 
 def info_names(disease: Disease) -> dict[str, str]:
     """The name that each of `INFOS` has in files."""
-    return {n: n for n in INFOS} | {"severity": disease.severity.name, "monitored": disease.cost.component}
+    own = {"costs": "cost", "severity": disease.severity.name, "monitored": disease.cost.component}
+    return {name: own.get(name, name) for name in INFOS}
 
 
 @dataclass
@@ -62,9 +65,6 @@ class EpisodeBlock:
     reset: dict[str, np.ndarray]
     seeds: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.seeds)
-
     @property
     def starts(self) -> np.ndarray:
         """(E,) rows at which an episode begins."""
@@ -80,163 +80,116 @@ def _arrays(disease: Disease, steps: int, widths: tuple[int, int]) -> list[tuple
     """The arrays of an episode in order: our name, that in the file (of INFOS below `infos`), shape and type."""
     names, costs = info_names(disease), (steps + 1, len(disease.costs))
     shapes: dict[str, tuple[int, ...]] = {"observations": (steps + 1, widths[0]), "actions": (steps, widths[1])}
+    shapes |= {"costs_path": costs, "costs_peak": costs}
     found = [("observations", "observations", shapes["observations"], "float32")]
     found += [(name, name, shapes.get(name, (steps,)), kind) for name, kind in _STEP_ARRAYS.items()]
-    for name in INFOS:
-        found.append((name, names[name], costs if name in ("costs_path", "costs_peak") else (steps + 1,), "float32"))
-    return found
+    return found + [(name, names[name], shapes.get(name, (steps + 1,)), "float32") for name in INFOS]
 
 
-@dataclass
-class EpisodeWriter:
-    """Writes blocks of episodes, in order, to a new `main_data.hdf5` (a context manager).
+def _types() -> dict[str, Any]:
+    """HDF5's types, made once: h5py would find them out again for every array."""
+    from h5py import h5t
+
+    return {kind: h5t.py_create(np.dtype(kind), logical=True) for kind in ("float32", "bool", "int64")}
+
+
+def write_episodes(path: Path, block: EpisodeBlock, patients: tuple[str, ...], disease: Disease) -> None:
+    """Write a new `main_data.hdf5`.
 
     Args:
         path: The file; replaced if it exists.
+        block: All episodes; they are numbered from 0.
         patients: Ids of the whole bank, for the episodes' metadata.
         disease: Gives infos their names.
+
+    Raises:
+        DatasetError: HDF5 cannot lock the file.  OSError, RuntimeError: It cannot be written.
     """
+    import h5py
+    from h5py import h5a, h5d, h5f, h5g, h5o, h5p, h5s, h5t
 
-    path: Path
-    patients: tuple[str, ...]
-    disease: Disease
-    episodes: int = 0
-    steps: int = 0
+    types, text = _types(), h5py.string_dtype()
+    text_type, scalar = h5t.py_create(text, logical=True), h5s.create(h5s.SCALAR)
+    plain, compact = h5p.create(h5p.GROUP_CREATE), h5p.create(h5p.DATASET_CREATE)
+    compact.set_layout(h5d.COMPACT)
+    for made in (plain, compact):
+        made.set_obj_track_times(False)
 
-    def __enter__(self) -> EpisodeWriter:
-        import h5py
-        from h5py import h5d, h5f, h5g, h5p, h5s, h5t
+    def create(name: bytes, in_memory: bool) -> Any:
+        access, creation = h5p.create(h5p.FILE_ACCESS), h5p.create(h5p.FILE_CREATE)
+        access.set_libver_bounds(h5f.LIBVER_LATEST, h5f.LIBVER_LATEST)
+        # Closing the file closes what is open in it, so that it is complete on disk.
+        access.set_fclose_degree(h5f.CLOSE_STRONG)
+        # Without time stamps, anywhere, the same data gives the same bytes on another day.
+        creation.set_obj_track_times(False)
+        if in_memory:
+            access.set_fapl_core(2**16, False)
+        return h5f.create(name, h5f.ACC_TRUNC, creation, access)
 
-        def create(name: bytes, in_memory: bool) -> Any:
-            access, creation = h5p.create(h5p.FILE_ACCESS), h5p.create(h5p.FILE_CREATE)
-            access.set_libver_bounds(h5f.LIBVER_LATEST, h5f.LIBVER_LATEST)
-            # Closing the file closes what is open in it, so that it is complete on disk.
-            access.set_fclose_degree(h5f.CLOSE_STRONG)
-            # Without time stamps, anywhere, the same data gives the same bytes on another day.
-            creation.set_obj_track_times(False)
-            if in_memory:
-                access.set_fapl_core(2**16, False)
-            return h5f.create(name, h5f.ACC_TRUNC, creation, access)
+    @functools.cache
+    def template(count: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Create an episode of `count` decisions in the file in memory; its open attributes and arrays by name."""
+        group = h5g.create(drafts, b"%d" % count, gcpl=plain)
+        attributes = {name: h5a.create(group, name.encode(), types["int64"], scalar) for name in _ATTRIBUTES}
+        attributes[_PATIENT] = h5a.create(group, _PATIENT.encode(), text_type, scalar)
+        found, where = {}, group
+        for name, stored, shape, kind in _arrays(disease, count, widths):
+            if name == INFOS[0]:
+                where = h5g.create(group, b"infos", gcpl=plain)
+            found[name] = h5d.create(where, stored.encode(), types[kind], h5s.create_simple(shape), compact)
+        return attributes, found
 
-        try:
-            self._file = create(str(self.path).encode(), in_memory=False)
-        except OSError as error:
-            raise _locked(self.path, error) or error from None
-        self._memory = create(b"templates", in_memory=True)
-        self._root, self._drafts = (h5g.open(file, b"/") for file in (self._file, self._memory))
-        self._group, self._layout = h5p.create(h5p.GROUP_CREATE), h5p.create(h5p.DATASET_CREATE)
-        self._layout.set_layout(h5d.COMPACT)
-        for made in (self._group, self._layout):
-            made.set_obj_track_times(False)
-        self._scalar = h5s.create(h5s.SCALAR)
-        self._types = {kind: h5t.py_create(np.dtype(kind), logical=True) for kind in ("float32", "bool", "int64")}
-        self._text = h5py.string_dtype()
-        self._types["text"] = h5t.py_create(self._text, logical=True)
-        self._templates: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
-        return self
+    rows, starts = block.columns, block.starts
+    widths = rows["observations"].shape[1], rows["actions"].shape[1]
 
-    def __exit__(self, *_: object) -> None:
-        self._memory.close()
-        self._file.close()
+    def with_reset(first: Any, after: np.ndarray) -> np.ndarray:
+        """(N + E, ...): every episode's rows after what was at its reset."""
+        return np.insert(after, starts, first, axis=0)
 
-    def write(self, block: EpisodeBlock) -> None:
-        """Append the episodes of `block`; their numbers continue those written before."""
-        from h5py import h5o, h5s
-
-        rows, starts = block.columns, block.starts
-
-        def with_reset(first: Any, after: np.ndarray) -> np.ndarray:
-            """(N + E, ...): every episode's rows after what was at its reset."""
-            return np.insert(after, starts, first, axis=0)
-
-        arrays = {"observations": with_reset(rows["observations"][starts], rows["next_observations"])}
-        arrays |= {n: with_reset(block.reset.get(n, 0.0), rows["costs" if n == "cost" else n]) for n in INFOS}
-        # Per array: name, values, HDF5's type of them (named, h5py need not find it out), rows beyond the decisions.
-        columns = [(name, np.ascontiguousarray(array, "float32"), "float32", 1) for name, array in arrays.items()]
-        columns += [(name, np.ascontiguousarray(rows[name], kind), kind, 0) for name, kind in _STEP_ARRAYS.items()]
-        typed = [(name, values, self._types[kind], more) for name, values, kind, more in columns]
-        widths = rows["observations"].shape[1], rows["actions"].shape[1]
+    arrays = {"observations": with_reset(rows["observations"][starts], rows["next_observations"])}
+    arrays |= {n: with_reset(block.reset.get(n, 0.0), rows[n]) for n in INFOS}
+    # Per array: name, values, type (named, h5py need not find it out), rows beyond the decisions.
+    columns = [(name, np.ascontiguousarray(array, "float32"), types["float32"], 1) for name, array in arrays.items()]
+    columns += [(name, np.ascontiguousarray(rows[name], kind), types[kind], 0) for name, kind in _STEP_ARRAYS.items()]
+    try:
+        file = create(str(path).encode(), in_memory=False)
+    except OSError as error:
+        raise _locked(path, error) or error from None
+    with contextlib.closing(file), contextlib.closing(create(b"templates", in_memory=True)) as memory:
+        target, drafts = h5g.open(file, b"/"), h5g.open(memory, b"/")
         for e, (start, count) in enumerate(zip(starts.tolist(), block.lengths.tolist())):
             patient = int(rows["patient"][start])
-            attributes, drafts = self._templates.get(count) or self._template(count, widths)
-            for name, value in zip(_ATTRIBUTES, (self.episodes, int(block.seeds[e]), count, patient)):
-                attributes[name].write(np.array(value, np.int64), mtype=self._types["int64"])
-            attributes[_PATIENT].write(np.array(self.patients[patient], self._text))
-            for name, values, kind, more in typed:
+            attributes, found = template(count)
+            for name, value in zip(_ATTRIBUTES, (e, int(block.seeds[e]), count, patient)):
+                attributes[name].write(np.array(value, np.int64), mtype=types["int64"])
+            attributes[_PATIENT].write(np.array(patients[patient], text))
+            for name, values, kind, more in columns:
                 begin = start + e * more
-                drafts[name].write(h5s.ALL, h5s.ALL, values[begin : begin + count + more], kind)
-            h5o.copy(self._drafts, b"%d" % count, self._root, b"episode_%d" % self.episodes)
-            self.episodes += 1
-            self.steps += count
-
-    def _template(self, count: int, widths: tuple[int, int]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Create an episode of `count` decisions in the file in memory; its open attributes and arrays by name."""
-        from h5py import h5a, h5d, h5g, h5s
-
-        group = h5g.create(self._drafts, b"%d" % count, gcpl=self._group)
-        attributes = {n: h5a.create(group, n.encode(), self._types["int64"], self._scalar) for n in _ATTRIBUTES}
-        attributes[_PATIENT] = h5a.create(group, _PATIENT.encode(), self._types["text"], self._scalar)
-
-        arrays, where = {}, group
-        for ours, stored, shape, kind in _arrays(self.disease, count, widths):
-            if ours == INFOS[0]:
-                where = h5g.create(group, b"infos", gcpl=self._group)
-            space = h5s.create_simple(shape)
-            arrays[ours] = h5d.create(where, stored.encode(), self._types[kind], space, self._layout)
-        self._templates[count] = attributes, arrays
-        return attributes, arrays
+                found[name].write(h5s.ALL, h5s.ALL, values[begin : begin + count + more], kind)
+            h5o.copy(drafts, b"%d" % count, target, b"episode_%d" % e)
 
 
-class _Reader:
-    """Reads episodes of an open file; knows HDF5's types of what it expects, which h5py would look up every time."""
+def _read_episode(root: Any, number: int, widths: tuple[int, int], disease: Disease, types: Any) -> dict[str, Any]:
+    """Arrays by name, and `seed` and `patient`; errors that say what is wrong."""
+    from h5py import h5a, h5d, h5g, h5s
 
-    def __init__(self, file: Any, path: Path, widths: tuple[int, int], disease: Disease):
-        from h5py import h5t
-
-        self.root, self.path, self.widths, self.disease = file.id, path, widths, disease
-        self._types = {kind: h5t.py_create(np.dtype(kind), logical=True) for kind in ("float32", "bool", "int64")}
-
-    def episode(self, number: int) -> dict[str, Any]:
-        """Arrays by name, and `steps`, `seed` and `patient`."""
-        from h5py import h5g
-
-        where = f"{self.path}: episode_{number}"
-        try:
-            group = h5g.open(self.root, b"episode_%d" % number)
-            found = {name: self._number(group, name) for name in _ATTRIBUTES}
-            infos = h5g.open(group, b"infos")
-        except (KeyError, OSError, TypeError, ValueError) as error:
-            text = " ".join(str(error).strip("'\"").split())
-            raise DatasetError(f"{where}: {text}; regenerate the dataset") from None
-        if found["id"] != number:
-            raise DatasetError(f"{where}: its id attribute is {found['id']}; regenerate the dataset")
-        steps = found["total_steps"]
-        episode: dict[str, Any] = {"steps": steps, "seed": found["seed"], "patient": found["options/patient_index"]}
-        for name, stored, shape, kind in _arrays(self.disease, steps, self.widths):
-            episode[name] = self._array(infos if name in INFOS else group, stored, where, shape, kind)
-        return episode
-
-    def _number(self, group: Any, name: str) -> int:
-        from h5py import h5a
-
-        value = np.empty((), np.int64)
-        h5a.open(group, name.encode()).read(value, mtype=self._types["int64"])
-        return int(value)
-
-    def _array(self, group: Any, name: str, where: str, shape: tuple[int, ...], kind: str) -> np.ndarray:
-        from h5py import h5d, h5s
-
-        try:
-            dataset = h5d.open(group, name.encode())
-        except KeyError:
-            raise DatasetError(f"{where}: {name!r} is missing; regenerate the dataset") from None
+    group = h5g.open(root, b"episode_%d" % number)
+    numbers, infos = {name: np.empty((), np.int64) for name in _ATTRIBUTES}, h5g.open(group, b"infos")
+    for name, value in numbers.items():
+        h5a.open(group, name.encode()).read(value, mtype=types["int64"])
+    found, seed, steps, patient = (int(value) for value in numbers.values())
+    if found != number:
+        raise ValueError(f"its id attribute is {found}")
+    episode: dict[str, Any] = {"seed": seed, "patient": patient}
+    for name, stored, shape, kind in _arrays(disease, steps, widths):
+        dataset = h5d.open(infos if name in INFOS else group, stored.encode())
         if dataset.shape != shape:
-            raise DatasetError(f"{where}: {name!r} has shape {dataset.shape}, expected {shape}; regenerate the dataset")
-        if not dataset.get_type().equal(self._types[kind]):
-            raise DatasetError(f"{where}: {name!r} is {dataset.dtype}, expected {kind}; regenerate the dataset")
-        array = np.empty(shape, kind)
-        dataset.read(h5s.ALL, h5s.ALL, array, self._types[kind])
-        return array
+            raise ValueError(f"array {stored!r} has shape {dataset.shape}, expected {shape}")
+        if not dataset.get_type().equal(types[kind]):
+            raise ValueError(f"array {stored!r} is {dataset.dtype}, expected {kind}")
+        episode[name] = np.empty(shape, kind)
+        dataset.read(h5s.ALL, h5s.ALL, episode[name], types[kind])
+    return episode
 
 
 def read_episodes(path: str | Path, disease: Disease, timing: str, view: str = FULL) -> EpisodeBlock:
@@ -253,12 +206,16 @@ def read_episodes(path: str | Path, disease: Disease, timing: str, view: str = F
     """
     import h5py
 
-    path = Path(path)
+    path, episodes = Path(path), []
     try:
         with h5py.File(path, "r") as file:
-            widths = len(disease.seen(view)), disease.action_dim(timing)
-            reader = _Reader(file, path, widths, disease)
-            episodes = [reader.episode(number) for number in range(len(file))]
+            widths, types = (len(disease.seen(view)), disease.action_dim(timing)), _types()
+            for number in range(len(file)):
+                try:
+                    episodes.append(_read_episode(file.id, number, widths, disease, types))
+                except (KeyError, OSError, TypeError, ValueError) as error:
+                    text = " ".join(str(error).strip("'\"").split())
+                    raise DatasetError(f"{path}: episode_{number}: {text}; regenerate the dataset") from None
     except FileNotFoundError:
         raise DatasetError(f"{path}: there is no such file; regenerate the dataset") from None
     except (OSError, RuntimeError) as error:
@@ -267,7 +224,7 @@ def read_episodes(path: str | Path, disease: Disease, timing: str, view: str = F
         raise _locked(path, error) or wrong from None
     if not episodes:
         raise DatasetError(f"{path}: holds no episodes; regenerate the dataset")
-    return pack_episodes(episodes, 0)
+    return pack_episodes(episodes)
 
 
 def hdf5_reason(error: Exception | str) -> str:
@@ -275,6 +232,14 @@ def hdf5_reason(error: Exception | str) -> str:
     text = " ".join(str(error).split())
     inner = re.search(r"error message = '([^']+)'", text)
     return inner[1] if inner else text
+
+
+def unwritten(folder: Path, error: Exception) -> DatasetError:
+    """What to say and do where the dataset in a folder could not be written."""
+    file, reason = (getattr(error, name, None) for name in ("filename", "strerror"))
+    why = f"{folder}: cannot write the dataset ({hdf5_reason(reason or error)}{f': {file}' if file else ''})"
+    remedy = "set MINARI_DATASETS_PATH (datasets) and MEDGYM_CACHE (work) to other folders"
+    return DatasetError(f"{why}; free some space, or {remedy}, and run again: what is done is kept")
 
 
 def _locked(path: Path, error: Exception) -> DatasetError | None:
@@ -287,13 +252,12 @@ def _locked(path: Path, error: Exception) -> DatasetError | None:
     return DatasetError(f"{path}: HDF5 cannot lock the file ({hdf5_reason(error)}): {cause}; {remedy}")
 
 
-def pack_episodes(episodes: list[dict[str, Any]], first: int) -> EpisodeBlock:
-    """One block of episodes, numbered from `first`.
+def pack_episodes(episodes: list[dict[str, Any]]) -> EpisodeBlock:
+    """One block of episodes, numbered from 0.
 
     Args:
-        episodes: Of each: `steps` K, `seed`, `patient`, and its arrays of K decisions by the names of `Transitions`
+        episodes: Of each: `seed`, `patient`, and its arrays of K decisions by the names of `Transitions`
             and :data:`INFOS` (observations and infos K + 1, of the reset and of the end of each decision).
-        first: Number of the first of them.
     """
     after, before = slice(1, None), slice(None, -1)
 
@@ -302,9 +266,9 @@ def pack_episodes(episodes: list[dict[str, Any]], first: int) -> EpisodeBlock:
 
     columns = {"observations": rows("observations", before), "next_observations": rows("observations", after)}
     columns |= {name: rows(name) for name in _STEP_ARRAYS}
-    columns |= {"costs" if name == "cost" else name: rows(name, after) for name in INFOS}
-    steps = [episode["steps"] for episode in episodes]
+    columns |= {name: rows(name, after) for name in INFOS}
+    steps = [len(episode["actions"]) for episode in episodes]
     columns["patient"] = np.repeat(np.array([episode["patient"] for episode in episodes], np.int32), steps)
-    columns["episode"] = np.repeat(np.arange(first, first + len(episodes), dtype=np.int32), steps)
+    columns["episode"] = np.repeat(np.arange(len(episodes), dtype=np.int32), steps)
     reset = {name: np.array([episode[name][0] for episode in episodes]) for name in ("severity", "monitored")}
     return EpisodeBlock(columns, reset, np.array([episode["seed"] for episode in episodes], np.int64))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,23 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgym_offline.config import check, from_values, read_json
-from medgym_offline.datasets.catalogue import (
-    DATA_FILE,
-    MANIFEST,
-    METADATA,
-    Metadata,
-    dataset_folder,
-    local_folder,
-    read_manifest,
-)
+from medgym_offline.config import from_values
+from medgym_offline.datasets.behaviors import SHARD
+from medgym_offline.datasets.catalogue import DATA_FILE, dataset_folder, local_folder, read_manifest, read_metadata
 from medgym_offline.datasets.hdf5 import read_episodes
 from medgym_offline.datasets.recipes import Recipe, known_recipe, stream_of
-from medgym_offline.datasets.shards import SHARD
 from medgym_offline.datasets.transitions import (
-    ContentHash,
     Transitions,
-    disease_of,
+    content_hash,
     flat_name,
     read_flat,
     transitions_of,
@@ -42,6 +32,7 @@ from medgym_offline.datasets.transitions import (
 )
 from medgym_offline.datasets.trust import GENERATOR, departures
 from medgym_offline.diseases.base import FULL
+from medgym_offline.diseases.registry import disease
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import atomic_path, cache_folder
 from medgym_offline.progress import Progress
@@ -49,7 +40,7 @@ from medgym_offline.progress import Progress
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["REPLAY_TOLERANCE", "load_dataset", "read_columns", "read_metadata", "viewed"]
+__all__ = ["REPLAY_TOLERANCE", "load_dataset", "read_rows", "viewed"]
 
 REPLAY_TOLERANCE = 5e-3
 """Largest difference allowed between a stored episode and its replay, over all columns: a replay computes one episode
@@ -92,8 +83,8 @@ def _made_by(folder: Path, rows: Transitions) -> tuple[Recipe, SimulatorBank, st
     """Recipe, bank in its world and purpose of the seeds of a dataset."""
     from medgym_offline.simulators.files import load_simulators
 
-    manifest: dict[str, Any] = read_manifest(folder / MANIFEST)
-    recipe = from_values(Recipe, manifest["recipe"] | {"id": rows.dataset_id}, str(folder / MANIFEST))
+    manifest = read_manifest(folder)
+    recipe = from_values(Recipe, manifest["recipe"] | {"id": rows.dataset_id}, f"manifest of {rows.dataset_id}")
     bank = load_simulators(recipe.bank)
     if bank.content_hash != manifest["bank"]["content_hash"]:
         made = f"{rows.dataset_id}: made with another version of bank {recipe.bank!r}"
@@ -147,50 +138,37 @@ def _replayed(
     return np.split(seen, cuts, axis=1)
 
 
-def read_metadata(folder: Path) -> dict[str, Any]:
-    """Minari's `metadata.json` of a dataset of ours; `DatasetError` if it is missing, damaged or another's."""
-    path = folder / METADATA
-    metadata = read_json(path, DatasetError, "regenerate the dataset")
-    if not isinstance(metadata, dict) or "medgym" not in metadata:
-        raise DatasetError(f"{path}: no 'medgym' block, so not a dataset of ours; read it with minari.load_dataset")
-    check(Metadata, metadata, str(path), DatasetError, "regenerate the dataset")
-    return metadata
-
-
-def read_columns(file: Path, metadata: dict[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """All columns of a dataset from its HDF5 file, in memory (seconds for 10,000 episodes), and its episodes' seeds.
+def read_rows(folder: Path, metadata: dict[str, Any]) -> tuple[Transitions, np.ndarray]:
+    """All rows of a dataset from its HDF5 file, in memory (seconds for 10,000 episodes), and its episodes' seeds.
 
     Args:
-        file: `main_data.hdf5`.
+        folder: Of the dataset.
         metadata: Minari's, of the same dataset.
 
     Raises:
         DatasetError: the file is missing, truncated or does not have the layout.
     """
     ours = metadata["medgym"]
-    block = read_episodes(file, disease_of(metadata), ours["timing"], ours.get("view", FULL))
-    return block.columns, block.seeds
+    block = read_episodes(folder / DATA_FILE, disease(ours["disease"]), ours["timing"], ours.get("view", FULL))
+    return transitions_of(block.columns, metadata), block.seeds
 
 
-def _rebuild(folder: Path, metadata: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Columns from the HDF5 file, also written as a flat cache: beside it, or in the user's cache folder."""
-    ours = metadata["medgym"]
-    columns, _ = read_columns(folder / DATA_FILE, metadata)
-    digest = ContentHash()
-    digest.update(columns)
-    found = digest.hexdigest(patients=ours["patients"], timing=ours["timing"], decisions=ours["decisions"])
-    if found != ours["content_hash"]:
+def _rebuild(folder: Path, metadata: dict[str, Any]) -> Transitions:
+    """Rows from the HDF5 file, also written as a flat cache: beside it, or in the user's cache folder."""
+    rows, _ = read_rows(folder, metadata)
+    found = content_hash(rows)
+    if found != metadata["medgym"]["content_hash"]:
         remedy = f"run `medgym-offline verify {metadata['dataset_id']}` or regenerate it"
         raise DatasetError(f"{folder}: rows do not have the content hash of its metadata; {remedy}")
-    name = flat_name(found)
     for home in _homes(folder):
+        flat = home / flat_name(found)
         try:
-            with atomic_path(home / name) as temporary:
-                write_flat(temporary, columns)
+            with atomic_path(flat) as temporary:
+                write_flat(temporary, rows)
         except OSError:
             continue  # a read-only or full place: the next one, or memory
-        return read_flat(home / name)
-    return columns
+        return transitions_of(read_flat(flat), metadata)
+    return rows
 
 
 def _homes(folder: Path) -> Iterator[Path]:
@@ -243,7 +221,7 @@ def load_dataset(
     ours = metadata["medgym"]
     written = _written(folder, metadata)
     _warn_if_older(folder, dataset)
-    columns = None
+    transitions = None
     for home in _homes(folder):
         flat = home / flat_name(ours["content_hash"])
         try:
@@ -251,28 +229,23 @@ def load_dataset(
             if (flat / "rewards.npy").stat().st_mtime_ns >= written:
                 found = read_flat(flat)
                 if len(found["patient"]) and found["patient"][-1] < len(ours["patients"]):
-                    columns = found
+                    transitions = transitions_of(found, metadata)
                     break
         except (DatasetError, OSError):
             continue  # a cache that is not there, or damaged, is rebuilt
-    transitions = transitions_of(columns or _rebuild(folder, metadata), metadata)
+    transitions = transitions or _rebuild(folder, metadata)
     if split is not None:
-        transitions = _side(transitions, split, folder)
+        from medgym_offline.simulators.files import load_simulators
+
+        bank = load_simulators(read_manifest(folder)["recipe"]["bank"])
+        people = [patient for patient in bank.people(split) if patient in transitions.present_ids]
+        transitions = replace(transitions.select(patients=people), split=split)
     chosen = transitions if patients is None else transitions.select(patients=transitions.resolve(patients))
     if view in (FULL, chosen.view):
         return chosen
     if chosen.view != FULL:
         raise DatasetError(f"{dataset} is made from records, which show {chosen.view!r} alone; leave view out")
     return viewed(chosen, view, folder, ours["content_hash"], progress)
-
-
-def _side(transitions: Transitions, split: str, folder: Path) -> Transitions:
-    """The rows of one side of the split of the bank that made them."""
-    from medgym_offline.simulators.files import load_simulators
-
-    bank = load_simulators(read_manifest(folder / MANIFEST)["recipe"]["bank"])
-    people = [p for p in bank.people(split) if p in transitions.present_ids]
-    return replace(transitions.select(patients=people), split=split)
 
 
 def _written(folder: Path, metadata: dict[str, Any]) -> int:
@@ -290,10 +263,7 @@ def _written(folder: Path, metadata: dict[str, Any]) -> int:
 
 def _warn_if_older(folder: Path, dataset: str) -> None:
     """Warn where rows are not what this release would make, and say what made them instead."""
-    with contextlib.suppress(DatasetError, OSError, ValueError, KeyError, TypeError):
-        made = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if different := departures(made, dataset):
-            warnings.warn(
-                f"{dataset} on this machine is not the release's: {different[0]}; medgym-offline generate {dataset}",
-                stacklevel=3,
-            )
+    with contextlib.suppress(DatasetError):
+        if different := departures(read_manifest(folder), dataset):
+            made = f"{dataset} on this machine is not the release's: {different[0]}"
+            warnings.warn(f"{made}; medgym-offline generate {dataset}", stacklevel=3)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from medgym_offline.config import configuration, plain_values, read
+from medgym_offline.config import configuration, from_values, plain_values, read
 from medgym_offline.diseases.base import FULL
 from medgym_offline.errors import DatasetError, UnknownNameError, unknown_name
 from medgym_offline.files import release_folder
@@ -88,11 +88,6 @@ class Recipe:
             raise DatasetError(f"{self.id}: records have adaptive timing, and reward 'death' or 'integral'")
 
     @property
-    def name(self) -> str:
-        """The id without its namespace: the stem of the recipe's and manifest's files."""
-        return self.id.rsplit("/", 1)[1]
-
-    @property
     def stream(self) -> str:
         """Purpose of the seeds of this recipe's episodes."""
         return stream_of(self.id)
@@ -129,68 +124,38 @@ def unknown_dataset(name: str, known: Iterable[str]) -> UnknownDatasetError:
 
 def read_recipe(path: str | Path) -> Recipe:
     """Recipe from a TOML file; `DatasetError` if it is missing, no TOML, or has a wrong field."""
-    path = Path(path)
-    recipe = read(Recipe, path)
-    bank = Path(recipe.bank)
+    recipe, home = read(Recipe, path), Path(path).parent
     # Files named by a recipe lie relative to it; an absolute name stays itself when joined to a folder.
-    behavior = " + ".join(str(path.parent / name) if Path(name).suffix else name for name in recipe.policies)
-    recipe = dataclasses.replace(recipe, behavior=behavior)
-    if bank.suffix == ".safetensors" and not bank.is_absolute():
-        recipe = dataclasses.replace(recipe, bank=str(path.parent / bank))
-    return recipe
-
-
-@configuration("behavior", DatasetError)
-class _CoreBehavior:
-    policy: str
-    description: str
-    perturbation: float
-    timing: Literal["adaptive", "fixed"] = "adaptive"
-    view: str = FULL
+    behavior = " + ".join(str(home / name) if Path(name).suffix else name for name in recipe.policies)
+    bank = str(home / recipe.bank) if recipe.bank.endswith(".safetensors") else recipe.bank
+    return dataclasses.replace(recipe, behavior=behavior, bank=bank)
 
 
 @configuration("data", DatasetError)
-class _CoreData:
-    bank: str
-    decisions: int
-    episodes: int
-    seed: int
+class _Data:
     where: str
-    world: Literal["own", "crossfit", "true"] = "own"
-    behaviors: tuple[str, ...] | None = None
-    policy: dict[str, str] = dataclasses.field(default_factory=dict)
-    description: dict[str, str] = dataclasses.field(default_factory=dict)
+    fields: dict[str, Any]
+    behaviors: tuple[str, ...] = ()
+    change: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 @configuration("core", DatasetError)
 class _Core:
-    behavior: dict[str, _CoreBehavior]
-    data: dict[str, _CoreData]
+    behavior: dict[str, dict[str, Any]]
+    data: dict[str, _Data]
 
-    def __post_init__(self) -> None:
-        for name, data in self.data.items():
-            for key in (*(data.behaviors or ()), *data.policy, *data.description):
-                if key not in self.behavior:
-                    raise DatasetError(f"data.{name}: {unknown_name('behavior', key, self.behavior)}")
 
-    def recipes(self) -> Iterator[Recipe]:
-        """Every behavior on every disease's patients."""
-        for name, data in self.data.items():
-            for key in data.behaviors or self.behavior:
-                behavior = self.behavior[key]
-                yield Recipe(
-                    id=f"medgym/{name}-{key}-v0",
-                    description=f"{data.description.get(key, behavior.description)}, {data.where}.",
-                    bank=data.bank,
-                    behavior=data.policy.get(key, behavior.policy),
-                    timing=behavior.timing,
-                    decisions=data.decisions,
-                    episodes=data.episodes,
-                    perturbation=behavior.perturbation,
-                    seed=data.seed,
-                    world=data.world,
-                    view=behavior.view,
-                )
+def _core_recipes(path: Path) -> Iterator[Recipe]:
+    """Every behavior on every disease's patients."""
+    core = read(_Core, path)
+    for name, data in core.data.items():
+        for key in (*data.behaviors, *data.change):
+            if key not in core.behavior:
+                raise DatasetError(f"{path}: data.{name}: {unknown_name('behavior', key, core.behavior)}")
+        for key in data.behaviors or core.behavior:
+            fields = core.behavior[key] | data.fields | data.change.get(key, {})
+            fields |= {"id": f"medgym/{name}-{key}-v0", "description": f"{fields.get('description')}, {data.where}."}
+            yield from_values(Recipe, fields, f"{path}: data.{name}, behavior.{key}")
 
 
 def list_recipes(records: bool = False) -> dict[str, Recipe]:
@@ -201,7 +166,7 @@ def list_recipes(records: bool = False) -> dict[str, Recipe]:
     """
     found: list[Recipe] = []
     for path in release_folder("datasets").glob("*.toml"):
-        found += read(_Core, path).recipes() if path.name == "core.toml" else [read_recipe(path)]
+        found += _core_recipes(path) if path.name == "core.toml" else [read_recipe(path)]
     chosen = (recipe for recipe in found if records or not recipe.records)
     return {recipe.id: recipe for recipe in sorted(chosen, key=lambda recipe: recipe.id)}
 

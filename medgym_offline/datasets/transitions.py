@@ -13,41 +13,26 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from medgym_offline.diseases.base import FULL, Disease
-from medgym_offline.diseases.registry import DEFAULT, disease, list_diseases
+from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.errors import DatasetError
 from medgym_offline.patients import PatientIndex, Patients, people_hash
 
-__all__ = [
-    "COLUMNS", "ContentHash", "Transitions", "disease_of", "flat_name", "read_flat", "transitions_of", "write_flat",
-]  # fmt: skip
+__all__ = ["COLUMNS", "Transitions", "content_hash", "flat_name", "read_flat", "transitions_of", "write_flat"]
 
-COLUMNS: dict[str, str] = {
-    "observations": "float32",
-    "actions": "float32",
-    "rewards": "float32",
-    "costs": "float32",
-    "next_observations": "float32",
-    "terminations": "bool",
-    "truncations": "bool",
-    "dt": "float32",
-    "time": "float32",
-    "severity": "float32",
-    "monitored": "float32",
-    "costs_path": "float32",
-    "costs_peak": "float32",
-    "behavior_log_prob": "float32",
-    "patient": "int32",
-    "episode": "int32",
-}
-"""The array fields of `Transitions` and their NumPy types, in storage order."""
-
-_VECTORS = ("observations", "actions", "next_observations", "costs_path", "costs_peak")
+Vectors: TypeAlias = np.ndarray
+"""(N, .) float32."""
+Numbers: TypeAlias = np.ndarray
+"""(N,) float32."""
+Flags: TypeAlias = np.ndarray
+"""(N,) bool."""
+Places: TypeAlias = np.ndarray
+"""(N,) int32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,22 +74,22 @@ class Transitions:
     The arrays may be memory-mapped copy-on-write: a write stays in memory and never reaches the file.
     """
 
-    observations: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    costs: np.ndarray
-    next_observations: np.ndarray
-    terminations: np.ndarray
-    truncations: np.ndarray
-    dt: np.ndarray
-    time: np.ndarray
-    severity: np.ndarray
-    monitored: np.ndarray
-    costs_path: np.ndarray
-    costs_peak: np.ndarray
-    behavior_log_prob: np.ndarray
-    patient: np.ndarray
-    episode: np.ndarray
+    observations: Vectors
+    actions: Vectors
+    rewards: Numbers
+    costs: Numbers
+    next_observations: Vectors
+    terminations: Flags
+    truncations: Flags
+    dt: Numbers
+    time: Numbers
+    severity: Numbers
+    monitored: Numbers
+    costs_path: Vectors
+    costs_peak: Vectors
+    behavior_log_prob: Numbers
+    patient: Places
+    episode: Places
     patients: tuple[str, ...] = ()
     """Patient ids of the whole bank: row i belongs to `patients[patient[i]]`."""
     timing: str = "adaptive"
@@ -146,10 +131,6 @@ class Transitions:
         """Ids of the patients that have rows here, in bank order."""
         return tuple(self.patients[i] for i in self.present)
 
-    def index_of(self, patient: int | str) -> int:
-        """Bank index of a patient given by id or index; `UnknownNameError` if there is none."""
-        return PatientIndex(self.patients, self.dataset_id or "transitions").one(patient)
-
     def resolve(self, patients: Patients) -> list[int]:
         """Bank indices of the patients meant, all of whom have rows here.
 
@@ -172,17 +153,11 @@ class Transitions:
         Row order, `patient` numbers and `episode` numbers stay. Patients are ids or bank indices; a
         patient that the bank has but the dataset has not gives no rows. Contiguous selections are views.
         """
-        rows: np.ndarray | slice = slice(None) if mask is None else mask
+        numbers = np.arange(len(self))[slice(None) if mask is None else mask]
         if patients is not None:
             index = PatientIndex(self.patients, self.dataset_id or "transitions")
-            wanted = np.isin(self.patient, index.resolve(patients, repeats=True))
-            if isinstance(rows, np.ndarray) and rows.dtype == bool:
-                rows = rows & wanted
-            else:
-                numbers = np.arange(len(self))[rows]
-                rows = numbers[wanted[numbers]]
-        if isinstance(rows, np.ndarray):
-            rows = _as_slice(np.flatnonzero(rows) if rows.dtype == bool else rows)
+            numbers = numbers[np.isin(self.patient, index.resolve(patients, repeats=True))[numbers]]
+        rows = _as_slice(numbers)
         return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
 
     def pooled(self) -> Transitions:
@@ -237,6 +212,13 @@ class Transitions:
         return self
 
 
+# A field is a column where the name of its type says what that holds.
+_KINDS = {"Vectors": "float32", "Numbers": "float32", "Flags": "bool", "Places": "int32"}
+COLUMNS = {f.name: _KINDS[str(f.type)] for f in dataclasses.fields(Transitions) if str(f.type) in _KINDS}
+"""The array fields of `Transitions` and their NumPy types, in storage order."""
+_VECTORS = [field.name for field in dataclasses.fields(Transitions) if field.type == "Vectors"]
+
+
 def _as_slice(rows: np.ndarray) -> np.ndarray | slice:
     """The same rows as a slice where they are consecutive (a view instead of a copy)."""
     if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
@@ -244,32 +226,18 @@ def _as_slice(rows: np.ndarray) -> np.ndarray | slice:
     return rows
 
 
-class ContentHash:
-    """SHA-256 of the bytes of a dataset's columns, streamed in row order.
+def content_hash(rows: Transitions) -> str:
+    """SHA-256 of the bytes of all rows of a dataset, and of what gives them meaning (patients, timing, decisions).
 
     Equal hashes mean the very same rows. Unequal ones need not mean other data: a value beside the middle of two
-    float32 numbers can be rounded either way on another processor (see :mod:`.fingerprint`).
+    float32 numbers can be rounded either way on another processor (see :mod:`.trust`).
     """
-
-    def __init__(self) -> None:
-        self._columns = {name: hashlib.sha256() for name in COLUMNS}
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._rows = 0
-
-    def update(self, columns: dict[str, np.ndarray]) -> None:
-        """Add the next rows."""
-        for name, kind in COLUMNS.items():
-            array = np.ascontiguousarray(columns[name], dtype=np.dtype(kind).newbyteorder("<"))
-            self._columns[name].update(array.tobytes())
-            self._shapes[name] = array.shape[1:]
-        self._rows += len(columns["rewards"])
-
-    def hexdigest(self, **meaning: Any) -> str:
-        """Hash of the rows so far and of what gives them meaning (patients, timing, decisions)."""
-        parts: dict[str, Any] = {name: digest.hexdigest() for name, digest in self._columns.items()}
-        shapes = {name: list(shape) for name, shape in self._shapes.items()}
-        parts |= {"rows": self._rows, "shapes": shapes, "meaning": meaning}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    parts: dict[str, Any] = {"rows": len(rows), "shapes": {}}
+    parts["meaning"] = {"patients": list(rows.patients), "timing": rows.timing, "decisions": rows.decisions}
+    for name, kind in COLUMNS.items():
+        array = np.ascontiguousarray(getattr(rows, name), dtype=np.dtype(kind).newbyteorder("<"))
+        parts[name], parts["shapes"][name] = hashlib.sha256(array.data).hexdigest(), list(array.shape[1:])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def flat_name(content_hash: str) -> str:
@@ -277,11 +245,11 @@ def flat_name(content_hash: str) -> str:
     return f"flat-{content_hash[:16]}"
 
 
-def write_flat(folder: str | Path, columns: dict[str, np.ndarray]) -> None:
+def write_flat(folder: Path, rows: Transitions) -> None:
     """Write the flat cache of the rows of a dataset into a new folder."""
-    Path(folder).mkdir(parents=True)
-    for name, kind in COLUMNS.items():
-        np.save(Path(folder) / f"{name}.npy", columns[name].astype(kind, copy=False))
+    folder.mkdir(parents=True)
+    for name in COLUMNS:
+        np.save(folder / f"{name}.npy", getattr(rows, name))
 
 
 def read_flat(folder: str | Path) -> dict[str, np.ndarray]:
@@ -306,15 +274,6 @@ def read_flat(folder: str | Path) -> dict[str, np.ndarray]:
     return columns
 
 
-def disease_of(metadata: dict[str, Any]) -> Disease:
-    """The disease that Minari's metadata of a dataset of ours name; a `DatasetError` if it is not installed."""
-    named = metadata["medgym"]["disease"]
-    if named not in list_diseases():
-        known = ", ".join(list_diseases())
-        raise DatasetError(f"{metadata['dataset_id']}: disease {named!r} is not installed; known: {known}")
-    return disease(named)
-
-
 def transitions_of(columns: dict[str, np.ndarray], metadata: dict[str, Any]) -> Transitions:
     """Columns with the meaning that Minari's metadata of the dataset give them."""
     ours = metadata["medgym"]
@@ -323,7 +282,7 @@ def transitions_of(columns: dict[str, np.ndarray], metadata: dict[str, Any]) -> 
         patients=tuple(ours["patients"]),
         timing=ours["timing"],
         decisions=int(ours["decisions"]),
-        disease=disease_of(metadata).name,
+        disease=ours["disease"],
         dataset_id=metadata["dataset_id"],
         identity=ours["identity"],
         view=ours.get("view", FULL),

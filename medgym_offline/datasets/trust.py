@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,17 +28,16 @@ from typing import Any
 
 import numpy as np
 
-from medgym_offline.config import check, read_json
-from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST, Metadata, read_manifest
+from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST, read_manifest, release_manifest
 from medgym_offline.datasets.recipes import known_recipe, stream_of
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
 from medgym_offline.errors import DatasetError
-from medgym_offline.files import release_folder, sha256_file
+from medgym_offline.files import json_difference, sha256_file
 
 __all__ = [
     "Comparison", "Fingerprint", "GENERATOR", "TOLERANCE", "check_metadata", "compare_rows", "damaged_files",
     "departures", "fetched_manifest", "identity_of", "made_differently", "metadata_differs", "recipe_seeds",
-    "release_manifest", "require_release_rows",
+    "require_release_rows",
 ]  # fmt: skip
 
 TOLERANCE = 2e-4
@@ -102,14 +102,14 @@ class Fingerprint:
         if len(seeds) != len(starts):
             raise DatasetError(f"{rows.dataset_id}: {len(starts)} episodes, {len(seeds)} seeds")
         numbers = np.unique(np.linspace(0, len(starts) - 1, _WHOLE).round().astype(np.int64))
-        kept = [np.arange(starts[n], starts[n] + lengths[n]) for n in numbers]
+        kept = np.isin(np.repeat(np.arange(len(starts)), lengths), numbers)
         return cls(
             scales,
             lengths.astype(np.int32),
             np.add.reduceat(rows.rewards.astype(np.float64), starts).astype(np.float32),
             _sums(rows, seeds, starts, lengths, scales),
             numbers,
-            _scaled(rows, np.concatenate(kept), scales).astype(np.float32),
+            _scaled(rows, kept, scales).astype(np.float32),
         )
 
     def compare(self, rows: Transitions, seeds: np.ndarray) -> Comparison:
@@ -130,19 +130,19 @@ class Fingerprint:
         faults = []
         # The difference is taken in int32, so that it wraps as the sums did.
         moved = np.abs((other.sums - self.sums).astype(np.float64)).max(axis=1) * _QUANTUM
-        if len(wrong := np.flatnonzero(moved > TOLERANCE)):
-            e = int(wrong[np.argmax(moved[wrong])])
-            patient = rows.patients[int(rows.patient[starts[e]])]
-            faults.append(
-                f"{len(wrong)} of {len(moved)} episodes have other values, most so episode {e} of patient {patient} "
-                f"(its sums differ by {moved[e]:.2g}, accepted {TOLERANCE:.0e})"
-            )
+        if (moved > TOLERANCE).any():
+            e = int(moved.argmax())
+            most = f"episode {e} of patient {rows.patients[int(rows.patient[starts[e]])]}"
+            sums = f"its sums differ by {moved[e]:.2g}, accepted {TOLERANCE:.0e}"
+            count = int((moved > TOLERANCE).sum())
+            faults.append(f"{count} of {len(moved)} episodes have other values, most so {most} ({sums})")
         gap = np.abs(other.returns.astype(np.float64) - self.returns) / self.scales["rewards"]
         if len(wrong := np.flatnonzero(gap > np.maximum(TOLERANCE, 1e-6 * np.abs(self.returns)))):
             faults.append(f"{len(wrong)} returns differ, most so that of episode {int(wrong[np.argmax(gap[wrong])])}")
         value = np.abs(other.whole.astype(np.float64) - self.whole)
         if len(cells := np.argwhere(~(value <= TOLERANCE))):
-            columns = _column_names(rows)
+            shapes = [(name, getattr(rows, name).shape[1:]) for name in _SCALED]
+            columns = [f"{name}[{i}]" if shape else name for name, shape in shapes for i in range(math.prod(shape))]
             named = list(dict.fromkeys(columns[c] for c in cells[:, 1].tolist()))
             faults.append(f"of the episodes kept whole these columns differ: {', '.join(named[:6])}")
         return Comparison(float(max(moved.max(), value.max())), tuple(faults))
@@ -177,14 +177,6 @@ def _scaled(rows: Transitions, where: slice | np.ndarray, scales: dict[str, floa
     # A behavior without noise has no probabilities: NaN throughout.
     parts = [np.nan_to_num(np.asarray(getattr(rows, name)[where], np.float64)) / scales[name] for name in _SCALED]
     return np.concatenate([part if part.ndim == 2 else part[:, None] for part in parts], axis=1)
-
-
-def _column_names(rows: Transitions) -> list[str]:
-    names = []
-    for name in _SCALED:
-        shape = getattr(rows, name).shape[1:]
-        names += [f"{name}[{i}]" for i in range(shape[0])] if shape else [name]
-    return names
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
@@ -246,38 +238,17 @@ def identity_of(manifest: Mapping[str, Any]) -> str:
 
 
 def made_differently(manifest: Mapping[str, Any], release: Mapping[str, Any]) -> list[str]:
-    """What differs in the making of two datasets, in words: `bank sepsis-v0 (3f2a.. here, 9c01.. there)`; may be empty.
+    """What differs in the making of two datasets, in words: `recipe field seed: 7 -> 8 here`; may be empty.
 
     Args:
         manifest, release: Of the one here, and of the one it should be.
     """
-    ours, theirs = _parts(manifest), _parts(release)
-    lines = []
-    for name in [*ours, *(key for key in theirs if key not in ours)]:
-        one, other = ours.get(name), theirs.get(name)
-        if one != other:
-            label = f"{name} {manifest[name]['name']}" if name in ("bank", "behavior") else name
-            lines.append(f"{label} ({_short(one)} here, {_short(other)} there)")
-    return lines
+    return [f"{line} here" for line in json_difference(_parts(manifest), _parts(release))]
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else f"{text[:12]}.."
-
-
-def release_manifest(dataset: str) -> dict[str, Any] | None:
-    """The manifest that this release ships for a dataset; None if it ships none."""
-    recipe = known_recipe(dataset)
-    if recipe is None:
-        return None
-    path = release_folder("datasets") / f"{recipe.name}.manifest.json"
-    return read_manifest(path) if path.is_file() else None
-
-
-def fetched_manifest(path: Path, dataset: str, where: str) -> dict[str, Any]:
+def fetched_manifest(folder: Path, dataset: str, where: str) -> dict[str, Any]:
     """A manifest that came from elsewhere and is of `dataset`; errors name `where`, not the file here."""
-    manifest = read_manifest(path, where, "it cannot be used")
+    manifest = read_manifest(folder, where, "it cannot be used")
     if manifest["id"] != dataset:
         raise DatasetError(f"{where}: it is the manifest of {manifest['id']!r}")
     return manifest
@@ -339,7 +310,7 @@ def require_release_rows(rows: Transitions) -> None:
 
 
 def metadata_differs(metadata: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
-    """Names of entries in which Minari's metadata, as :class:`.forms.Metadata`, are not those of the manifest."""
+    """Names of entries in which Minari's metadata (from `read_metadata`) are not those of the manifest."""
     same = {"dataset_id": "id", "total_episodes": "episodes", "total_steps": "steps"}
     same |= {name: name for name in ("env_spec", "eval_env_spec", "identity", "content_hash")}
     wanted = {name: manifest[stated] for name, stated in same.items()}
@@ -348,18 +319,16 @@ def metadata_differs(metadata: dict[str, Any], manifest: dict[str, Any]) -> list
     return [name for name, value in wanted.items() if stated[name] != value]
 
 
-def check_metadata(path: Path, manifest: dict[str, Any], where: str) -> None:
-    """Minari's metadata of a fetched dataset names the manifest's environment and counts; else a `DatasetError`.
+def check_metadata(metadata: dict[str, Any], manifest: dict[str, Any], where: str) -> None:
+    """Minari's metadata of a fetched dataset name the manifest's environment and counts; else a `DatasetError`.
 
     `recover_environment` imports what these specs name, so they are looked at before they can be used.
     """
-    where = f"{where}: metadata.json"
-    found = check(Metadata, read_json(path, DatasetError, where=where), where, DatasetError)
-    if wrong := metadata_differs(found, manifest):
+    if wrong := metadata_differs(metadata, manifest):
         raise DatasetError(f"{where} and the manifest disagree on {wrong[0]!r}")
     for name in ("env_spec", "eval_env_spec"):
         for point in ("entry_point", "vector_entry_point"):
-            entry = found[name].get(point)
+            entry = metadata[name].get(point)
             if not isinstance(entry, str) or not entry.startswith("medgym_offline.envs:"):
                 raise DatasetError(f"{where}: {name} has the {point} {entry!r}, which is not of this package")
 
@@ -367,7 +336,7 @@ def check_metadata(path: Path, manifest: dict[str, Any], where: str) -> None:
 def damaged_files(folder: Path) -> list[str]:
     """Files of a dataset's folder that are missing or do not have the bytes its own manifest states."""
     try:
-        stated = read_manifest(folder / MANIFEST)["files"]
+        stated = read_manifest(folder)["files"]
     except DatasetError:
         return [MANIFEST]
     files = {name: folder / name for name in stated}

@@ -137,7 +137,7 @@ class SupportReference:
         is_reference, _ = split_halves(transitions.patient, transitions.episode)
         made = cls(transitions.observation_dim, {}, {}, {part: {} for part in PARTS})
         for name in wanted:
-            rows = np.flatnonzero(transitions.patient == transitions.index_of(name))
+            rows = np.flatnonzero(transitions.patient == transitions.patients.index(name))
             observations, actions, first = transitions.observations[rows], transitions.actions[rows], is_reference[rows]
             z = np.concatenate([observations, actions], axis=1).astype(np.float64)
             made.reference[name], made.scale[name] = z[first], coordinate_scale(z)

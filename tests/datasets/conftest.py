@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from medgym_offline.datasets import Recipe, catalogue, generate, load_dataset, recipes, trust
+from medgym_offline.datasets import Recipe, catalogue, generate, load_dataset, recipes
 from tests.helpers import write_recipe
 
 ID = "medgym/sepsis-prior-v0"
@@ -58,6 +58,6 @@ def release(recipe, made, tmp_path, monkeypatch):
     folder.mkdir()
     write_recipe(folder / "sepsis-prior-v0.toml", recipe)
     (folder / "sepsis-prior-v0.manifest.json").write_text(json.dumps(made.manifest))
-    for module in (catalogue, recipes, trust):
+    for module in (catalogue, recipes):
         monkeypatch.setattr(module, "release_folder", lambda name: folder)
     return folder

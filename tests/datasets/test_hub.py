@@ -15,8 +15,7 @@ import pytest
 
 from medgym_offline.datasets import download, generate, publish
 from medgym_offline.datasets.catalogue import DATA_FILE
-from medgym_offline.datasets.downloading import parse_remote
-from medgym_offline.datasets.publishing import layout
+from medgym_offline.datasets.hub import layout, parse_remote
 from medgym_offline.datasets.trust import Fingerprint, recipe_seeds
 from medgym_offline.errors import DatasetError
 from tests.datasets.conftest import ID
@@ -105,7 +104,7 @@ def test_a_folder_laid_out_is_what_publishing_sends(hub, publication, made, root
     written = layout([ID], folder, REMOTE, root=root, progress=False)
     assert [path.relative_to(folder).as_posix() for path in written] == sorted(files_of(folder))
     assert {".gitattributes": stored[".gitattributes"], **files_of(folder)} == stored
-    api = parse_remote(REMOTE).api()
+    api = parse_remote(REMOTE, "medgym").api()
     api.create_repo(REPOSITORY, repo_type="dataset")
     api.upload_folder(repo_id=REPOSITORY, folder_path=folder, repo_type="dataset")
     assert core(get(tmp_path / "fetched").path) == core(made.path)
@@ -182,7 +181,7 @@ def test_the_release_is_believed_before_the_remote(published, release, rows, tmp
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"generator": 1}))
     published.log.clear()
-    refused(DatasetError, r"names: generator \(3 here, 1 there.*medgym-offline generate", lambda: get(tmp_path / "bad"))
+    refused(DatasetError, r"names: generator: 1 -> 3 here.*medgym-offline generate", lambda: get(tmp_path / "bad"))
     assert not any(path.endswith("main_data.hdf5") for _, path, _ in published.log)
     # Rows in other bytes are compared: those of another HDF5 library pass, other rows do not.
     manifest["files"][DATA_FILE]["sha256"] = "0" * 64
@@ -200,7 +199,7 @@ ODD = [
     ({"files": None}, "'files' is None"),
     ({"files": dict.fromkeys(("../x", DATA_FILE, "data/metadata.json"), ENTRY)}, "is '../x'; it should match"),
     ({"id": "medgym/other-v0"}, "manifest of 'medgym/other-v0'"),
-    ({"format": 3}, "format is 3"),
+    ({"format": 3}, "'format' is 3"),
     ({"env_spec": {"entry_point": "os:system"}}, "disagree on 'env_spec'"),
 ]
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from medgym_offline.datasets import COLUMNS, generate, verify
-from medgym_offline.datasets.catalogue import DATA_FILE
-from medgym_offline.datasets.load import read_columns, read_metadata
-from medgym_offline.datasets.rows import check_rows
-from medgym_offline.datasets.transitions import ContentHash
+from medgym_offline.datasets.catalogue import DATA_FILE, read_metadata
+from medgym_offline.datasets.load import read_rows
+from medgym_offline.datasets.transitions import content_hash
+from medgym_offline.datasets.verification import check_rows
 from medgym_offline.diseases.sepsis.model import prior_bank
 from medgym_offline.files import sha256_file
 
@@ -88,9 +88,7 @@ def _rewrite(folder, name, change):
 
 def _rehash(folder):
     """Forge the checksums, as an attacker or a careless tool would, so that only the meaning can tell."""
-    metadata, content = read_metadata(folder), ContentHash()
-    content.update(read_columns(folder / DATA_FILE, metadata)[0])
-    found = content.hexdigest(**{name: metadata["medgym"][name] for name in ("patients", "timing", "decisions")})
+    found = content_hash(read_rows(folder, read_metadata(folder))[0])
     _rewrite(folder, "metadata", lambda m: m["medgym"].update(content_hash=found))
     files = {name: folder / name for name in (DATA_FILE, "data/metadata.json")}
     stated = {name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for name, path in files.items()}

@@ -11,7 +11,7 @@ from experiments.reference import table
 from experiments.reference.transformer import NAME as TRANSFORMER
 from medgym_offline import MedGymError
 from medgym_offline.datasets import list_recipes
-from medgym_offline.datasets.trust import release_manifest
+from medgym_offline.datasets.catalogue import release_manifest
 from medgym_offline.offline import ALGORITHMS
 from medgym_offline.third_party import BASELINES
 from tests.helpers import refused

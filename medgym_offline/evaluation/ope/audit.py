@@ -17,7 +17,7 @@ from torch import Tensor
 from medgym_offline.compute import one_thread
 from medgym_offline.config import configuration, from_values
 from medgym_offline.datasets.behaviors import Behavior, process_config, recipe_behavior
-from medgym_offline.datasets.catalogue import dataset_folder, read_manifest
+from medgym_offline.datasets.catalogue import MANIFEST, dataset_folder, read_manifest
 from medgym_offline.datasets.load import load_dataset
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.transitions import Transitions
@@ -119,8 +119,8 @@ def audit_dataset(
     from medgym_offline.simulators import load_simulators
 
     transitions = load_dataset(dataset, patients, root=root, progress=progress)
-    path = dataset_folder(dataset, root) / "data" / "manifest.json"
-    manifest = read_manifest(path)
+    path = dataset_folder(dataset, root) / MANIFEST
+    manifest = read_manifest(dataset_folder(dataset, root))
     recipe = from_values(Recipe, manifest["recipe"] | {"id": dataset}, str(path))
     home = load_simulators(recipe.bank)
     if recipe.records:

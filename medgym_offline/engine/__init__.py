@@ -1,8 +1,0 @@
-"""Where shards of patients run: in this process, on all local cores, or on a Ray cluster. Results are the same."""
-
-from __future__ import annotations
-
-from medgym_offline.engine.run import blocks, run
-from medgym_offline.engine.workers import ENGINES, RunFolder, check_engine, decode, encode, report
-
-__all__ = ["ENGINES", "RunFolder", "blocks", "check_engine", "decode", "encode", "report", "run"]
