@@ -340,7 +340,7 @@ def test_an_episode_is_identified_by_its_own_first_hours(scope, view, history, m
     config = ProcessConfig(timing="fixed", reward="paper", disease="toy", view=view)
     bound = resolve_policy(finds, few, None, None, 6)
     protocol = Protocol(timing="fixed", disease="toy", view=view)
-    act = taking_over(bound, few, hours, protocol).act_on(few.patients, seeds)
+    act = taking_over(bound, few, hours, protocol)(few.patients, seeds)
     played = rollout(DecisionProcess(few, config, hours), act, draw_noise(seeds, few, config))
     (asked,) = records
     for part in ("times", "observed", "treatments"):
@@ -361,7 +361,7 @@ def test_an_episode_is_identified_by_its_own_first_hours(scope, view, history, m
     act = taking_over(resolve_policy(single, few, None, None, 6), few, hours, protocol)
     one = few.select([1])
     noise = draw_noise(seeds[1:, 2:], one, config)
-    alone = rollout(DecisionProcess(one, config, hours), act.act_on(one.patients, seeds[1:, 2:]), noise)
+    alone = rollout(DecisionProcess(one, config, hours), act(one.patients, seeds[1:, 2:]), noise)
     assert torch.allclose(alone.actions[0, 0], played.actions[1, 2], atol=1e-4)
 
 

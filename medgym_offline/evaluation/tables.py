@@ -41,11 +41,7 @@ def metric_label(definitions: Mapping[str, Metric], name: str) -> str:
 def _estimate(result: WorldResult, definitions: Mapping[str, Metric], name: str) -> Estimate | None:
     if name not in result.metrics:
         return None
-    return _between(result.metrics[name], result.intervals[name], _definition(definitions, name)[0].digits)
-
-
-def _between(value: float, interval: Sequence[float | None], digits: int, signed: bool = False) -> Estimate:
-    return Estimate(value, interval[0], interval[1], digits, signed=signed)
+    return Estimate(result.metrics[name], result.intervals[name], _definition(definitions, name)[0].digits)
 
 
 def shared_worlds(evaluations: Evaluations) -> list[str]:
@@ -80,24 +76,13 @@ def metric_table(columns: Mapping[str, WorldResult], definitions: Mapping[str, M
     return Table(caption, ["Metric", *columns], rows)
 
 
-def evaluation_table(evaluation: Evaluation) -> Table:
-    """One policy: a row per metric, a column per world."""
-    protocol, count = evaluation.protocol, len(evaluation.per_patient["patient"])
-    caption = f"{evaluation.name} on {evaluation.bank['name']}: {count} patients x {protocol['episodes']} episodes, "
-    caption += f"{protocol['timing']} timing, K = {protocol['decisions']}"
-    caption += f", view {protocol['view']}" if "view" in protocol else ""
-    columns = {f"{world} world": result for world, result in evaluation.worlds.items()}
-    return metric_table(columns, evaluation.definitions, caption)
-
-
 def gain_table(by_world: Mapping[str, Sequence[tuple[str, Comparison]]]) -> Table | None:
     """Every paired comparison (world -> those of `pairs_of`), a row each; None if there is none."""
     rows: list[list[Cell]] = []
     for row in zip(*by_world.values()):
         found, first = [c for _, c in row], row[0][1]
-        gains = [_between(c.percent, c.percent_interval, 1, True) for c in found]
-        low, high = first.probability_interval
-        chance = _between(100 * first.probability, (100 * low, 100 * high), 0)
+        gains = [Estimate(c.percent, c.percent_interval, 1, signed=True) for c in found]
+        chance = Estimate(100 * first.probability, [100 * end for end in first.probability_interval], 0)
         shares = [f"{100 * c.share:.0f}" for c in found]
         rows.append([f"{first.method} over {first.reference}", *gains, *shares, chance])
     heads = ["Comparison", *(f"Gain %, {w}" for w in by_world), *(f"Better in %, {w}" for w in by_world)]
@@ -130,7 +115,7 @@ def subgroup_table(evaluations: Evaluations, world: str) -> Table | None:
         for row in result.subgroups:
             cells = groups.setdefault((row["by"], row["group"], row["patients"]), {})
             value, *interval = row["severity_mean"]
-            cells[name] = _between(value, interval, digits)
+            cells[name] = Estimate(value, interval, digits)
     names = [name for name, _ in order]
     rows = [[f"{by}: {group}", count, *map(cells.get, names)] for (by, group, count), cells in groups.items()]
     caption = f"{metric_label(definitions, 'severity_mean')} by what is known at the start, {world} world"
@@ -167,9 +152,12 @@ def print_evaluations(evaluations: Evaluation | Evaluations, console: Console | 
 
     out = console or Terminal()
     if isinstance(evaluations, Evaluation):
-        first = evaluations
-        print_table(evaluation_table(first), out)
-        warnings = []
+        first, protocol, warnings = evaluations, evaluations.protocol, []
+        caption = f"{first.name} on {first.bank['name']}: {len(first.per_patient['patient'])} patients x "
+        caption += f"{protocol['episodes']} episodes, {protocol['timing']} timing, K = {protocol['decisions']}"
+        caption += f", view {protocol['view']}" if "view" in protocol else ""
+        columns = {f"{world} world": result for world, result in first.worlds.items()}
+        print_table(metric_table(columns, first.definitions, caption), out)
     else:
         first = next(iter(evaluations.values()))
         by_world = {world: pairs_of(evaluations, world) for world in shared_worlds(evaluations)}

@@ -210,6 +210,11 @@ class Entry:
         return tuple(world for world in WORLDS if world in self.metrics)
 
     @property
+    def title(self) -> str:
+        """What tables call it."""
+        return f"{self.name} ({self.scope})"
+
+    @property
     def view(self) -> str:
         """What its policies see."""
         return self.protocol.settings.view

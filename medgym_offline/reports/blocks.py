@@ -1,4 +1,4 @@
-"""What pages are made of: plain data, of which HTML is made elsewhere, and tables in the terminal and in Markdown here."""
+"""What pages are made of: plain data, of which HTML is made elsewhere, and tables for terminal and Markdown here."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ class Estimate:
 
     Attributes:
         value: The number; NaN is shown as "-".
-        low, high: Ends of its interval, or None.
+        ends: Of its interval, None where there is none.
         digits: After the point.
         signed: Show the sign of positive numbers (gains).
     """
 
     value: float
-    low: float | None = None
-    high: float | None = None
+    ends: Sequence[float | None] = (None, None)
     digits: int = 2
     signed: bool = False
 
@@ -44,9 +43,8 @@ class Estimate:
     @property
     def interval(self) -> str:
         """The interval in words, "" if there is none."""
-        if self.low is None or self.high is None or math.isnan(self.value):
-            return ""
-        return f"{self._number(self.low)} to {self._number(self.high)}"
+        known = [self._number(end) for end in self.ends if end is not None and not math.isnan(self.value)]
+        return " to ".join(known)
 
 
 @dataclass(frozen=True)
@@ -84,27 +82,25 @@ class Table:
         caption: What is shown, in which unit.
         heads: One per column.
         rows: Of cells (:data:`Cell`), each as long as `heads`.
-        order: Column to sort by, best first; None keeps the order given.
-        better: -1 if lower is better in that column, 1 if higher.
+        order: Column to sort by, lowest first; None keeps the order given.
     """
 
     caption: str
     heads: Sequence[str]
     rows: Sequence[Sequence[Any]]
     order: int | None = None
-    better: int = -1
 
     def __post_init__(self) -> None:
         if wrong := [row for row in self.rows if len(row) != len(self.heads)]:
             raise ValueError(f"table {self.caption!r}: a row of {len(wrong[0])} cells under {len(self.heads)} heads")
         if self.order is not None:
-            column = self.order
-            object.__setattr__(self, "rows", sorted(self.rows, key=lambda row: self._rank(row[column])))
+            object.__setattr__(self, "rows", sorted(self.rows, key=self._place))
 
-    def _rank(self, cell: Any) -> tuple[bool, float]:
+    def _place(self, row: Sequence[Any]) -> tuple[bool, float]:
+        cell = row[self.order or 0]
         value = cell.value if isinstance(cell, Estimate) else cell
         known = isinstance(value, int | float) and not math.isnan(value)
-        return not known, -self.better * value if known else 0.0
+        return not known, value if known else 0.0
 
 
 @dataclass(frozen=True)
