@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from medgym_offline.config import configuration, from_values, plain_values, read_json
+from medgym_offline.config import configuration, from_values, read_json, to_values
 from medgym_offline.diseases.base import FULL
 from medgym_offline.diseases.registry import DEFAULT as DEFAULT_DISEASE
 from medgym_offline.diseases.registry import disease as find_disease
@@ -119,9 +119,7 @@ class Protocol:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as in the protocol file."""
-        value = plain_values(self)
-        value["worlds"] = list(self.worlds)
-        return value
+        return to_values(self)
 
     @property
     def hash(self) -> str:

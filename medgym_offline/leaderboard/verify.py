@@ -5,6 +5,7 @@ Its numbers are compared with those of the re-execution, each with the differenc
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import tempfile
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from medgym_offline.config import to_values
 from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.errors import SubmissionError
+from medgym_offline.evaluation import Evaluation, metrics_of
 from medgym_offline.files import code_version, json_difference
 from medgym_offline.leaderboard.building import Submission, build_entry, read_submission
 from medgym_offline.leaderboard.entry import HEADLINE, Entry, PolicyFile, Verification, learned_from
@@ -27,7 +29,6 @@ from medgym_offline.patients import people_hash
 from medgym_offline.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from medgym_offline.evaluation import Evaluation
     from medgym_offline.simulators import SimulatorBank
 
 __all__ = [
@@ -82,8 +83,6 @@ def fresh_metrics(disease: str) -> tuple[str, ...]:
 
 
 def _units(disease: str) -> dict[str, str]:
-    from medgym_offline.evaluation.metrics import metrics_of
-
     return {name: metric.unit for name, metric in metrics_of(find_disease(disease)).items()}
 
 
@@ -148,13 +147,10 @@ def training_rows(rows: Sequence[Row], again: Sequence[Evaluation]) -> list[Row]
     """
     patients = len(again[0].per_patient["patient"])
     factor = _factor(len(rows), patients * (len(again) - 1))
-    errors: dict[tuple[str, str], float] = {}
 
+    @functools.cache
     def error(world: str, metric: str) -> float:
-        if (world, metric) not in errors:
-            within = _scores(again, world, metric).var(axis=0, ddof=1).mean()
-            errors[world, metric] = float(np.sqrt(2 * within / patients))
-        return errors[world, metric]
+        return float(np.sqrt(2 * _scores(again, world, metric).var(axis=0, ddof=1).mean() / patients))
 
     found = []
     for row in rows:

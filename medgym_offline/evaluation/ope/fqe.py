@@ -19,8 +19,7 @@ from torch import Tensor
 from medgym_offline.config import configuration
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import MedGymError
-from medgym_offline.evaluation.ope.estimators import PerturbedPolicy
-from medgym_offline.evaluation.ope.logged import Logged
+from medgym_offline.evaluation.ope.estimators import Logged, PerturbedPolicy
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import BatchSampler, StackedData, stack_transitions
 from medgym_offline.seeds import derive_seed, torch_generator
