@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Exit, Option
 
 from medgym_offline.commands.common import Json, print_json, print_table, say
-
-if TYPE_CHECKING:
-    from medgym_offline.leaderboard import Reexecution
 
 __all__ = ["COMMANDS"]
 
@@ -68,30 +65,33 @@ def leaderboard_verify(
     if json:
         print_json(report.to_json())
     else:
-        _tell(report)
+        heads = ("check", "world", "metric", "claimed", "found", "tolerance", "")
+        rows = [
+            (
+                r.check,
+                r.world,
+                r.metric,
+                f"{r.claimed:.4g}",
+                f"{r.found:.4g}",
+                f"{r.tolerance:.3g}",
+                "ok" if r.ok else "NO",
+            )
+            for r in report.rows
+            if r.metric in ("severity_mean", "safe_hourly", "return") and not r.check.endswith("interval")
+        ]
+        print_table(heads, rows)
+        for fault in report.faults[:20]:
+            say(f"fault: {fault}")
+        if report.retrained:
+            say(f"trained again: {report.retrained}")
+        refused = f"refused, {len(report.faults)} of {len(report.rows)} numbers do not hold"
+        say(f"{report.id}: {'accepted' if report.accepted else refused}")
         if report.accepted and file is not None:
             say(f"recorded on {file}")
         elif report.accepted and not report.retrained:
             say(f"next: medgym-offline leaderboard add {folder}")
     if not report.accepted:
         raise Exit(1)
-
-
-def _tell(report: Reexecution) -> None:
-    """Print a re-execution for a person."""
-    heads = ("check", "world", "metric", "claimed", "found", "tolerance", "")
-    rows = [
-        (r.check, r.world, r.metric, f"{r.claimed:.4g}", f"{r.found:.4g}", f"{r.tolerance:.3g}", "ok" if r.ok else "NO")
-        for r in report.rows
-        if r.metric in ("severity_mean", "safe_hourly", "return") and not r.check.endswith("interval")
-    ]
-    print_table(heads, rows)
-    for fault in report.faults[:20]:
-        say(f"fault: {fault}")
-    if report.retrained:
-        say(f"trained again: {report.retrained}")
-    refused = f"refused, {len(report.faults)} of {len(report.rows)} numbers do not hold"
-    say(f"{report.id}: {'accepted' if report.accepted else refused}")
 
 
 def leaderboard_add(folder: Folder, file: Board = None) -> None:

@@ -136,8 +136,7 @@ def demo_command(
     """
     from medgym_offline.datasets import find_recipe
     from medgym_offline.evaluation.tables import comparison_table
-    from medgym_offline.reports.blocks import Link, Page, Section, Table
-    from medgym_offline.reports.page import write_page
+    from medgym_offline.reports.blocks import Link, Page, Section, Table, write_page
     from medgym_offline.simulators import load_simulators
 
     folder, links, sections = output.absolute(), [], []

@@ -109,16 +109,15 @@ def evaluate(
     # The protocol says "as the policy was trained" and "worlds that the bank has"; settling that is no deviation, and
     # what is seen is another task, not another protocol.
     used = used.override(timing=bound.timing, worlds=named_worlds, view=bound.view)[0]
-    if named_worlds != standard:
-        deviations["worlds"] = {"protocol": list(standard), "used": list(named_worlds)}
     process_config(used)  # refuses an infeasible budget before anything runs
-    if split is not None:
-        deviations["split"] = {"protocol": None, "used": split}
-    if len(selected) != len(side):
-        deviations["patients"] = {"protocol": len(side), "used": len(selected)}
-    if takeover is not None:
-        deviations["takeover"] = {"protocol": None, "used": takeover}
-        bound = identifying(bound, full, takeover)
+    beside: dict[str, tuple[Any, Any]] = {
+        "worlds": (list(standard), list(named_worlds)),
+        "split": (None, split),
+        "patients": (len(side), len(selected)),
+        "takeover": (None, takeover),
+    }
+    deviations |= {what: {"protocol": a, "used": b} for what, (a, b) in beside.items() if a != b}
+    bound = bound if takeover is None else identifying(bound, full, takeover)
     played: ActOn = bound.act_on if takeover is None else taking_over(bound, selected, takeover, used)
     support, dataset_info = _behavior_data(dataset, bound, selected, official.reward)
     if takeover is not None and dataset_info:

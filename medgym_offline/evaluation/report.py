@@ -17,9 +17,8 @@ from medgym_offline.evaluation import tables
 from medgym_offline.evaluation.comparison import Comparison, behavior_name, pairs_of
 from medgym_offline.evaluation.result import Evaluation
 from medgym_offline.evaluation.tables import Evaluations
-from medgym_offline.reports.blocks import Details, Facts, Figure, Legend, Page, Section, Warn
+from medgym_offline.reports.blocks import Details, Facts, Figure, Legend, Page, Section, Warn, write_page
 from medgym_offline.reports.figures import INK, MUTED, SERIES, draw_figure
-from medgym_offline.reports.page import write_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medgym_offline.diseases.base import Metric
 from medgym_offline.evaluation.comparison import Comparison, disagree, pairs_of
 from medgym_offline.evaluation.result import Evaluation, WorldResult
 from medgym_offline.reports.blocks import Cell, Estimate, Table, print_table
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 __all__ = [
     "Evaluations", "changes", "comparison_table", "disagreements", "gain_table", "metric_label", "metric_table",
@@ -146,11 +143,11 @@ def changes(evaluation: Evaluation) -> str:
     return "; ".join(f"{k}: {plain(v['used'])} instead of {plain(v['protocol'])}" for k, v in found)
 
 
-def print_evaluations(evaluations: Evaluation | Evaluations, console: Console | None = None) -> None:
+def print_evaluations(evaluations: Evaluation | Evaluations) -> None:
     """Print one evaluation, or several as a table with their paired comparisons."""
-    from rich.console import Console as Terminal
+    from rich.console import Console
 
-    out = console or Terminal()
+    out = Console()
     if isinstance(evaluations, Evaluation):
         first, protocol, warnings = evaluations, evaluations.protocol, []
         caption = f"{first.name} on {first.bank['name']}: {len(first.per_patient['patient'])} patients x "

@@ -220,14 +220,14 @@ def _group(entry: Entry) -> Group:
     return Group(entry.disease, entry.data, entry.timing, entry.decisions, how, key)
 
 
-def rank(entries: Sequence[Entry], world: World, metric: str = PAIRED[0]) -> Ranking:
+def rank(entries: Sequence[Entry], world: World) -> Ranking:
     """Ranks of entries of one group by the rule :data:`RULE`; smaller is better.
 
     Args:
         entries: Of one group.
         world: Entries without it are left out.
-        metric: One of :data:`~medgym_offline.leaderboard.entry.PAIRED`.
     """
+    (metric,) = PAIRED
     rows = sorted((e for e in entries if world in e.metrics), key=lambda e: (e.metrics[world][metric], e.id))
     scores = [np.array(e.per_patient[world][metric], dtype=float) for e in rows]
     pairs = tuple(

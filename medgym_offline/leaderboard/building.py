@@ -18,11 +18,10 @@ import numpy as np
 from medgym_offline.compute import Compute, read_compute
 from medgym_offline.config import check, from_values, read_json, to_values
 from medgym_offline.diseases.base import FULL
-from medgym_offline.diseases.registry import disease
 from medgym_offline.errors import SubmissionError
-from medgym_offline.evaluation import Evaluation, metrics_of, summarize
+from medgym_offline.evaluation import Evaluation
 from medgym_offline.evaluation.protocol import Bootstrap
-from medgym_offline.evaluation.statistics import seed_label
+from medgym_offline.evaluation.statistics import Summary, seed_label, summarize
 from medgym_offline.files import POLICY_SUFFIXES, atomic_path, json_text, sha256_file
 from medgym_offline.leaderboard.entry import FORMAT, PAIRED, BuiltIn, Entry, PolicyFile, entry_id, side_of, slug
 
@@ -183,7 +182,7 @@ def build_entry(evaluations: Sequence[Evaluation], policies: Sequence[Path | str
     scope, view = first.policy["scope"], first.protocol.get("view", FULL)
     kind = {"scope": scope, "timing": first.policy["timing"], "decisions": int(first.protocol["decisions"])}
     dataset, split, seeds = alike["dataset"], alike["split"], [_seed(e) for e in evaluations]
-    metrics, intervals = _summaries(evaluations)
+    summaries = {world: _summaries(evaluations, world) for world in first.worlds}
     told = {"authors": [], "links": [], "code": None, "compute": None, **told}
     entry = {
         **told,
@@ -197,8 +196,8 @@ def build_entry(evaluations: Sequence[Evaluation], policies: Sequence[Path | str
         "protocol": {"hash": first.protocol_hash, "settings": first.protocol, "deviations": first.deviations},
         "patients": alike["patients"],
         "seeds": seeds,
-        "metrics": metrics,
-        "intervals": intervals,
+        "metrics": {w: {n: _digits(s.mean) for n, s in found.items()} for w, found in summaries.items()},
+        "intervals": {w: {n: _rounded(s.mean_interval) for n, s in found.items()} for w, found in summaries.items()},
         "per_patient": {
             w: {m: [_rounded(e.worlds[w].per_patient[m]) for e in evaluations] for m in PAIRED} for w in first.worlds
         },
@@ -256,19 +255,14 @@ def _alike(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _summaries(evaluations: Sequence[Evaluation]) -> tuple[dict[str, Any], dict[str, Any]]:
-    first = evaluations[0]
-    bootstrap = Bootstrap(**first.protocol.get("bootstrap", {}))
-    metrics: dict[str, Any] = {world: {} for world in first.worlds}
-    intervals: dict[str, Any] = {world: {} for world in first.worlds}
-    for world in first.worlds:
-        for name, metric in metrics_of(disease(first.protocol["disease"])).items():
-            columns = [e.worlds[world].per_patient.get(name) for e in evaluations]
-            if all(c is not None and np.isfinite(c).all() for c in columns):
-                summary = summarize(np.array(columns, dtype=float), bootstrap, metric.better)
-                metrics[world][name] = _digits(summary.mean)
-                intervals[world][name] = _rounded(summary.mean_interval)
-    return metrics, intervals
+def _summaries(evaluations: Sequence[Evaluation], world: str) -> dict[str, Summary]:
+    """Summary over (seed x patient) of every metric that all of the evaluations have."""
+    found, bootstrap = {}, Bootstrap(**evaluations[0].protocol.get("bootstrap", {}))
+    for name, metric in evaluations[0].definitions.items():
+        columns = [e.worlds[world].per_patient.get(name) for e in evaluations]
+        if all(c is not None and np.isfinite(c).all() for c in columns):
+            found[name] = summarize(np.array(columns, dtype=float), bootstrap, metric.better)
+    return found
 
 
 def _rounded(values: Iterable[float]) -> list[float]:

@@ -14,8 +14,7 @@ from medgym_offline.evaluation.metrics import metrics_of
 from medgym_offline.files import atomic_path, json_text
 from medgym_offline.leaderboard.board import FORMAT, RULE, Board, Group, Ranking, groups, rank
 from medgym_offline.leaderboard.entry import BuiltIn, Entry, World, slug
-from medgym_offline.reports.blocks import Cell, Details, Estimate, Facts, Link, Page, Section, Shade, Table
-from medgym_offline.reports.page import write_page
+from medgym_offline.reports.blocks import Cell, Details, Estimate, Facts, Link, Page, Section, Shade, Table, write_page
 
 __all__ = ["build_page"]
 

@@ -7,9 +7,8 @@ from xml.etree import ElementTree
 import pytest
 
 from medgym_offline.reports import figures
-from medgym_offline.reports.blocks import Details, Estimate, Facts, Figure, Link, Page, Section, Table, Warn
+from medgym_offline.reports.blocks import Details, Estimate, Facts, Figure, Link, Page, Section, Table, Warn, page_html
 from medgym_offline.reports.figures import COLORS, SERIES, draw_figure
-from medgym_offline.reports.page import page_html
 
 
 def draw(canvas):
