@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -41,8 +42,8 @@ def say(text: str = "") -> None:
 
 
 def print_json(value: Any) -> None:
-    """`value` as JSON on standard output."""
-    json.dump(value, sys.stdout, indent=2, sort_keys=True, allow_nan=False)
+    """`value`, whose paths become text, as JSON on standard output."""
+    json.dump(value, sys.stdout, indent=2, sort_keys=True, allow_nan=False, default=os.fspath)
     sys.stdout.write("\n")
 
 

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from typer import Argument, Exit, Option
 
 from medgym_offline.commands.common import Json, ask_patients, print_json, print_table, say, terminal_width
 
-if TYPE_CHECKING:
-    from medgym_offline.datasets import DatasetInfo
-
 __all__ = ["COMMANDS"]
 
 DatasetId = Annotated[str, Argument(metavar="ID", help="Dataset id, for example medgym/sepsis-ind-v0.")]
 Root = Annotated[Path | None, Option(help="Folder of datasets (default: Minari's, $MINARI_DATASETS_PATH).")]
-
-
-def _plain(info: DatasetInfo) -> dict[str, Any]:
-    return asdict(info) | {"path": None if info.path is None else str(info.path)}
 
 
 def list_command(json: Json = False, root: Root = None) -> None:
@@ -33,7 +26,7 @@ def list_command(json: Json = False, root: Root = None) -> None:
 
     infos = list_datasets(root)
     if json:
-        print_json([_plain(info) for info in infos])
+        print_json([asdict(info) for info in infos])
         return
     columns, rows = (*LISTED, "here"), [(*listing_row(info), "yes" if info.path else "no") for info in infos]
     # A narrow terminal would fold every cell: it gets the columns that choose a dataset.
@@ -53,9 +46,9 @@ def info_command(dataset: DatasetId, json: Json = False, root: Root = None) -> N
 
     info = dataset_info(dataset, root)
     if json:
-        print_json(_plain(info))
+        print_json(asdict(info))
         return
-    values = _plain(info)
+    values = asdict(info)
     returns = values.pop("reference_returns")
     for name, value in values.items():
         if value not in (None, ""):

@@ -117,24 +117,22 @@ def print_audit(found: OpeAudit) -> None:
     info = found.info
     gamma = info["settings"]["gamma"]
     discount = "undiscounted" if gamma == 1 else f"discounted by {gamma:g} per unit of time"
-    worlds, names = list(found.truth), list(found.estimates)
     title = (
         f"{info['dataset']}: {len(found.patients)} patients x {info['logged_episodes']} logged episodes; returns "
         f"{discount}, of policies perturbed by N(0, {info['perturbation']:g}^2)"
     )
-    columns = ("policy", *(f"true, {w}" for w in worlds), *names, "ESS")
+    columns = ("policy", *(f"true, {w}" for w in found.truth), *found.estimates, "ESS")
     rows = [
         (
             policy,
-            *(f"{found.truth[w][i].mean():.2f} ± {found.error[w][i]:.2f}" for w in worlds),
-            *(f"{found.estimates[name][i].mean():.2f}" for name in names),
+            *(f"{truth[i].mean():.2f} ± {found.error[w][i]:.2f}" for w, truth in found.truth.items()),
+            *(f"{values[i].mean():.2f}" for values in found.estimates.values()),
             f"{median(found.sample_size[i]):.1f}",
         )
         for i, policy in enumerate(found.policies)
     ]
     common.print_table(columns, rows, title)
-    scores = [(w, name, found.scores[w][name]) for w in worlds for name in names]
-    if scores:
+    if scores := [(w, name, of) for w, by_name in found.scores.items() for name, of in by_name.items()]:
         heads = ("truth", "estimator", *(key.replace("_", " ") for key in scores[0][2]))
         cells = [(w, name, *("" if v is None else f"{v:.2f}" for v in of.values())) for w, name, of in scores]
         common.print_table(heads, cells, "Estimates against the truth")

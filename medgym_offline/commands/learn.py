@@ -136,12 +136,11 @@ def fit(path: Path, algorithm: str, transitions: Transitions, **given: Any) -> t
 
 def _fit_d3rlpy(path: Path, algorithm: str, transitions: Transitions, **given: Any) -> tuple[Log, str]:
     """The same for one of d3rlpy's."""
-    from medgym_offline.third_party.training import Baseline, train_baseline
+    from medgym_offline.third_party.training import train_baseline
 
-    def keep(update: int, baseline: Baseline) -> None:
-        baseline.save(_early(path, update))
-
-    found = train_baseline(algorithm, transitions, on_checkpoint=keep, **given)
+    found = train_baseline(
+        algorithm, transitions, on_checkpoint=lambda update, baseline: baseline.save(_early(path, update)), **given
+    )
     found.save(path)
     return found.log, f", and d3rlpy's checkpoint {path.with_suffix('.d3').name}"
 

@@ -145,8 +145,8 @@ def resolve_policy(
         where = f"bank {bank.name!r} is of {of.name}; evaluate it on a bank of {made_for}"
         raise PolicyError(f"policy {name!r} was made for {made_for}, {where}")
     patients = getattr(policy, "patients", None)
-    known = set(bank.patients if patients is None else patients)
-    if missing := [p for p in bank.patients if p not in known]:
+    covered = set(bank.patients if patients is None else patients)
+    if missing := [p for p in bank.patients if p not in covered]:
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
         lacks = f"{len(missing)} of the {len(bank)} patients of bank {bank.name!r}: {shown}"
         raise PolicyError(f"policy {name!r} has no network for {lacks}; evaluate those it has, or train it on these")

@@ -205,10 +205,9 @@ def _behavior_data(
     if dataset.view != bound.view:
         seen = f"the policy sees {bound.view!r}; load it with view={bound.view!r}"
         raise DatasetError(f"dataset {dataset.dataset_id!r} was loaded with view {dataset.view!r}, {seen}")
-    try:
+    known = None
+    with contextlib.suppress(UnknownNameError):  # rows that no recipe makes
         known = dataset_info(dataset.dataset_id)
-    except UnknownNameError:  # rows that no recipe makes
-        known = None
     prepare = SupportReference.of_everyone if known and known.records else SupportReference.from_transitions
     # Reference returns are means over the dataset's patients: they say nothing about some of them.
     whole = set(dataset.present_ids) == set(bank.patients)

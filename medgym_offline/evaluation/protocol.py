@@ -28,11 +28,6 @@ __all__ = ["Bootstrap", "Protocol", "load_protocol"]
 DEFAULT = "protocol-v0"
 
 
-_OF_THE_PROCESS = (
-    "decisions", "horizon", "min_interval", "max_interval", "initial_noise", "grid", "fine", "settled",
-)  # fmt: skip
-
-
 @configuration("bootstrap", ProtocolError)
 class Bootstrap:
     """Settings of the stratified bootstrap: resamples, two-sided confidence, seed."""
@@ -99,9 +94,8 @@ class Protocol:
         definition.view(self.view)
         if not self.bank:
             object.__setattr__(self, "bank", definition.bank)
-        for name in _OF_THE_PROCESS:
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, getattr(definition.process, name))
+        for name in [name for name, value in vars(self).items() if value is None]:
+            object.__setattr__(self, name, getattr(definition.process, name))
         if self.timing not in ("policy", "adaptive", "fixed"):
             raise ProtocolError(f"timing is {self.timing!r}; it must be 'policy', 'adaptive' or 'fixed'")
         for name in ("decisions", "episodes"):

@@ -51,18 +51,11 @@ def comparison_table(evaluations: Evaluations, headline: Sequence[str] = _HEADLI
     """Several policies: a row each, best first; mean severity in every world, the `headline` metrics in the first."""
     worlds, definitions = shared_worlds(evaluations), next(iter(evaluations.values())).definitions
     names = [n for n in headline if any(n in e.worlds[worlds[0]].metrics for e in evaluations.values())]
-    severity = metric_label(definitions, "severity_mean")
-    heads = ["Policy", *(f"{severity}, {w}" for w in worlds), *(metric_label(definitions, n) for n in names)]
-    rows: list[list[Cell]] = [
-        [
-            name,
-            *(_estimate(e.worlds[w], definitions, "severity_mean") for w in worlds),
-            *(_estimate(e.worlds[worlds[0]], definitions, n) for n in names),
-        ]
-        for name, e in evaluations.items()
-    ]
+    columns = [(w, "severity_mean") for w in worlds] + [(worlds[0], n) for n in names]
+    labels = [metric_label(definitions, n) + (f", {w}" if n == "severity_mean" else "") for w, n in columns]
+    rows = [[name, *(_estimate(e.worlds[w], definitions, n) for w, n in columns)] for name, e in evaluations.items()]
     caption = f"Mean over patients with its interval, best first; {worlds[0]} world unless a column says otherwise"
-    return Table(caption, heads, rows, order=1)
+    return Table(caption, ["Policy", *labels], rows, order=1)
 
 
 def metric_table(columns: Mapping[str, WorldResult], definitions: Mapping[str, Metric], caption: str) -> Table:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medgym_offline.config import check, configuration, to_values
+from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.diseases.base import FULL
 from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.errors import MedGymError, SubmissionError
@@ -33,7 +34,6 @@ from medgym_offline.patients import NEW_PEOPLE, RecordSettings, people_hash
 from medgym_offline.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from medgym_offline.datasets import Transitions
     from medgym_offline.simulators import SimulatorBank
 
 __all__ = [
