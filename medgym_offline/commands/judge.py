@@ -26,7 +26,7 @@ def keep(evaluation: Evaluation, policy: str, output: Path, report: bool = False
     from medgym_offline.compute import compute_file
     from medgym_offline.evaluation import write_report
 
-    output.mkdir(parents=True, exist_ok=True)
+    evaluation.write(output)
     source = Path(policy)
     if evaluation.policy.get("kind") == "file" and source.is_file():
         copy = output / f"policy{source.suffix}"
@@ -34,7 +34,6 @@ def keep(evaluation: Evaluation, policy: str, output: Path, report: bool = False
             shutil.copyfile(source, copy)
             if compute_file(source).is_file():
                 shutil.copyfile(compute_file(source), compute_file(copy))
-    evaluation.write(output)
     if report:
         write_report({evaluation.name: evaluation}, output / "report.html")
 

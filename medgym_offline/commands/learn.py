@@ -94,7 +94,7 @@ def train_command(
     transitions = load_dataset(dataset, split=split, view=view or "full")
     given["patients"] = common.parse_patients(patients, transitions.present_ids, dataset)
     output.mkdir(parents=True, exist_ok=True)
-    written: list[Path] = []
+    results: dict[Path, Path] = {}
     for seed in range(seeds):
         path = output / f"{algorithm}-{scope}-seed{seed}{'.pt' if foreign else '.safetensors'}"
         resumed, started = path.with_suffix(".state").exists(), time.monotonic()
@@ -102,7 +102,7 @@ def train_command(
         wall = None if resumed else round(time.monotonic() - started, 1)
         Compute(hardware(device), wall, config.updates).save(path)
         write_text(path.with_suffix(".csv"), pl.from_dicts(log, infer_schema_length=None).write_csv())
-        written.append(path)
+        results[path] = path.with_suffix("")
         common.say(f"wrote {path}{note}")
     # Who is evaluated: those trained on, where that is not everybody in the bank; or new people.
     ids: list[str] | None = given["patients"] or list(transitions.present_ids)
@@ -110,7 +110,7 @@ def train_command(
     who = "" if ids is None else f" --patients {','.join(ids)}"
     if split == "train" and not patients and scope != "ind":
         who = " --split test" + (f" --takeover {hours:g}" if hours and scope in NEW_PEOPLE else "")
-    bank, results = _bank_of(dataset), {path: path.with_suffix("") for path in written}
+    bank = _bank_of(dataset)
     for path, result in results.items() if evaluated else ():
         found = evaluate(str(path), dataset=dataset, patients=ids, bank=bank, progress=True, workers=None)
         print_evaluations(found)

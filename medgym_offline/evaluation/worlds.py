@@ -163,7 +163,7 @@ def _score_block(
     dt, valid = played.dt.double().numpy(), played.valid.numpy()
     course = Course(disease, bank.scales, grid, stride, states, played.treatments, dt * valid, played.exogenous)
     return {
-        "severity_mean": metrics.time_mean(severity),
+        "severity_mean": severity.mean(-1),
         "severity_end": severity[..., -1],
         "safe_hourly": metrics.safe_share(disease.unsafe(monitored), times, protocol.settled),
         "safe_path": metrics.safe_share(disease.unsafe(fine), grid, protocol.settled),

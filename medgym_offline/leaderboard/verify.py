@@ -409,8 +409,10 @@ def train_again(submission: Submission, work: Path, progress: bool = True) -> tu
                 raise SubmissionError(f"{policy.file} cannot be trained again: {asked}")
             people = people_of(task.scope, load_simulators(dataset_info(task.dataset).bank), **task.record)
         chosen = None if task.people or "patients" not in entry.protocol.deviations else list(entry.patients)
-        given = {"patients": chosen, "people": people, "progress": progress}
-        found = train(task.algorithm, loaded[task.dataset], task.scope, task.seed, config, **given).policy
+        rows = loaded[task.dataset]
+        found = train(
+            task.algorithm, rows, task.scope, task.seed, config, patients=chosen, progress=progress, people=people
+        ).policy
         # The record is part of the file: with the entry's own, equal weights are equal bytes.
         found.provenance = dict(policy.training)
         files.append(save_policy(found, work / Path(policy.file).name))

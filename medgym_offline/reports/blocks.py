@@ -305,11 +305,9 @@ def _line(name: str, color: str, dash: Sequence[float], width: float) -> str:
 
 
 def _is_number(cell: Cell) -> bool:
-    return (
-        not isinstance(cell, str | Link | Shade | Warn)
-        or cell == ""
-        or (isinstance(cell, str) and cell[0] in "0123456789-+.<")
-    )
+    if isinstance(cell, str):
+        return not cell or cell[0] in "0123456789-+.<"
+    return not isinstance(cell, Link | Shade | Warn)
 
 
 def _table(table: Table) -> str:
@@ -325,10 +323,9 @@ def _table(table: Table) -> str:
         + "</tr>\n"
         for row in table.rows
     )
-    caption = _text(table.caption)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(table.caption)}"><table>'
-        f"<caption><span>{caption}</span></caption><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>"
+        f"<caption><span>{_text(table.caption)}</span></caption><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>"
     )
 
 

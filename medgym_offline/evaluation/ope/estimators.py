@@ -230,21 +230,18 @@ class PerturbedPolicy:
             raise PolicyError(f"policy {self.bound.name!r} acts on history={history} observations; {needs}")
         require_repeatable(self.bound, self.patients)
 
-    @property
-    def uniform(self) -> bool:
-        """Whether the action before the noise is uniform in [-1, 1]^A."""
-        return isinstance(self.bound.policy, RandomPolicy)
-
-    def mean(self, observations: Tensor) -> Tensor:
-        """Actions before the noise: (P, B, d) -> (P, B, A); not for the uniform policy."""
+    def mean(self, observations: Tensor) -> Tensor | None:
+        """Actions before the noise: (P, B, d) -> (P, B, A); None where they are uniform in [-1, 1]^A."""
+        if isinstance(self.bound.policy, RandomPolicy):
+            return None
         seeds = np.zeros(observations.shape[:2], dtype=np.int64)
         return self.bound.act_on(self.patients, seeds)(observations)
 
     def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Log-probability of executed actions: (P, B, d), (P, B, A) -> (P, B), float64."""
-        if self.uniform:
+        if (mean := self.mean(observations)) is None:
             return clipped_uniform_log_prob(actions, self.sigma)
-        return clipped_normal_log_prob(actions, self.mean(observations), self.sigma)
+        return clipped_normal_log_prob(actions, mean, self.sigma)
 
     def sample(self, mean: Tensor | None, normal: Tensor, uniform: Tensor) -> Tensor:
         """Actions from what :meth:`mean` gave (None for the uniform policy) and noise, all (..., A)."""
