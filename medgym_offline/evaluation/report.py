@@ -179,7 +179,9 @@ def write_report(evaluations: Evaluations, path: str | Path, title: str = "Evalu
     items = [(name, style.color, style.dash, style.width) for name, style in styles.items()]
     items += [("the behavior data's other half (support only)", INK, (), 6.0)] if support else []
     gains, notes = tables.gain_table(by_world), sorted({n for e in evaluations.values() for n in e.notes})
-    individual = [c for kind, c in by_world[worlds[0]] if kind == "PopInd"]
+    over_time = [curve_figure(evaluations, key, label, styles) for key, label in curves.items()]
+    pairs = [pair_figure(c, styles[c.method], severity) for kind, c in by_world[worlds[0]] if kind == "PopInd"]
+    dots = f"One dot per patient, {worlds[0]} world. Below the diagonal the individual policy is better."
     columns = {w: {n: e.worlds[w] for n, e in evaluations.items()} for w in worlds}
     every = [tables.metric_table(columns[w], first.definitions, f"Every metric, {w} world") for w in worlds]
     data = first.dataset
@@ -191,35 +193,19 @@ def write_report(evaluations: Evaluations, path: str | Path, title: str = "Evalu
         ("Deviations", tables.changes(first) or "none"),
         ("Software", tables.plain(first.software)),
     ]
-    page = Page(
-        title,
-        (
-            Section("Results", *notes, tables.comparison_table(evaluations)),
-            Section("Paired comparisons", gains, *map(Warn, tables.disagreements(by_world)), note=_GAIN),
-            Section(
-                "Over time, and away from the data",
-                Legend(items),
-                *(curve_figure(evaluations, key, label, styles) for key, label in curves.items()),
-                support,
-            ),
-            Section("Subgroups", tables.subgroup_table(evaluations, worlds[0]), note=_GROUPS),
-            Section(
-                "Patient by patient: Ind against Pop",
-                *(pair_figure(c, styles[c.method], severity) for c in individual),
-                note=f"One dot per patient, {worlds[0]} world. Below the diagonal the individual policy is better.",
-            ),
-            Section("All metrics", *(Details(t.caption, [t], opened=t is every[0]) for t in every)),
-            Section(
-                "Protocol and provenance",
-                Facts(made),
-                tables.provenance_table(evaluations),
-                Details("Every setting", [Facts([(k, tables.plain(v)) for k, v in sorted(first.protocol.items())])]),
-                f"{disease.caution} Results concern simulators; they say nothing about the care of anyone.".strip(),
-            ),
-        ),
-        _lead(first, worlds, len(evaluations)),
+    settings = Facts([(k, tables.plain(v)) for k, v in sorted(first.protocol.items())])
+    remark = f"{disease.caution} Results concern simulators; they say nothing about the care of anyone.".strip()
+    provenance = (Facts(made), tables.provenance_table(evaluations), Details("Every setting", [settings]), remark)
+    sections = (
+        Section("Results", *notes, tables.comparison_table(evaluations)),
+        Section("Paired comparisons", gains, *map(Warn, tables.disagreements(by_world)), note=_GAIN),
+        Section("Over time, and away from the data", Legend(items), *over_time, support),
+        Section("Subgroups", tables.subgroup_table(evaluations, worlds[0]), note=_GROUPS),
+        Section("Patient by patient: Ind against Pop", *pairs, note=dots),
+        Section("All metrics", *(Details(t.caption, [t], opened=t is every[0]) for t in every)),
+        Section("Protocol and provenance", *provenance),
     )
-    return write_page(path, page)
+    return write_page(path, Page(title, sections, _lead(first, worlds, len(evaluations))))
 
 
 def _lead(first: Evaluation, worlds: Sequence[str], policies: int) -> str:

@@ -55,12 +55,8 @@ def build_page(entries: Sequence[Entry], output: str | Path) -> Path:
         heads = ("Data", "Disease", "Timing", "Entries", "First", "How")
         tables = Table("Entries of a table were made alike", heads, rows) if rows else "No entries yet."
         raw = Table("For programs", ("File",), [(Link("leaderboard.json", "leaderboard.json"),)])
-        sections = [
-            Section("Tables", tables),
-            Section("Ranks at a glance", _overview(overview) if overview else None),
-            Section("How entries are ranked", RULE),
-            Section("Raw data", raw),
-        ]
+        glance, how = _overview(overview) if overview else None, Section("How entries are ranked", RULE)
+        sections = [Section("Tables", tables), Section("Ranks at a glance", glance), how, Section("Raw data", raw)]
         write_page(temporary / "index.html", Page("MedGym Offline leaderboard", sections, _LEAD))
     return folder / "index.html"
 
@@ -112,10 +108,8 @@ def _ranks(ranking: Ranking, world: World, known: Mapping[str, Metric]) -> Table
         for e in entries
     ]
     units = [f"{m.label}{', ' + m.unit if m.unit else ''}" for m in shown]
-    heads = (
-        *("Method", "Rank", "In its scope", "Scope", "Runs", "Behind the first", *units),
-        *("Verified", "Worse than", "Better than"),
-    )
+    places = ("Rank", "In its scope", "Scope", "Runs", "Behind the first")
+    heads = ("Method", *places, *units, "Verified", "Worse than", "Better than")
     caption = (
         f"Behind the first: paired difference in {severity.label} with its 95 % interval. Other columns: "
         "means over patients and training runs with unpaired 95 % intervals, by which entries must not be compared"
