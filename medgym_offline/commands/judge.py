@@ -164,15 +164,8 @@ def ope_command(
     from medgym_offline.files import write_json
 
     settings = OpeSettings(gamma, episodes, seed, min_ess, FqeConfig(updates=updates))
-    found = audit_dataset(
-        dataset,
-        policy,
-        bank=bank,
-        patients=common.ask_patients(patients),
-        worlds=None if worlds is None else common.parse_list(worlds),
-        settings=settings,
-        progress=True,
-    )
+    who, where = common.ask_patients(patients), None if worlds is None else common.parse_list(worlds)
+    found = audit_dataset(dataset, policy, bank=bank, patients=who, worlds=where, settings=settings, progress=True)
     if output is not None:
         write_json(output / "ope.json", found.to_dict())
     if json:

@@ -119,9 +119,8 @@ def score_world(
         lines = {"mean": curve.mean(axis=0), **{f"q{q}": np.percentile(curve, q, axis=0) for q in (10, 50, 90)}}
         curves[name] = {key: _rounded(line).tolist() for key, line in lines.items()}
     if references and {"random", "expert"} <= set(references):
-        columns["normalized_score"] = metrics.normalized_score(
-            columns["return"], references["random"], references["expert"]
-        )
+        random, expert = references["random"], references["expert"]
+        columns["normalized_score"] = metrics.normalized_score(columns["return"], random, expert)
     distribution = {}
     if support is not None:
         measured = {"policy": distances, "behavior": [support.own("all", p) for p in patients]}

@@ -132,12 +132,10 @@ def audit_dataset(
         made = f"behavior {recipe.behavior!r} (sha256 {made[:12]}, here {behavior.digest[:12]})"
         unknown = "so its action probabilities are unknown"
         raise DatasetError(f"{path}: made by another version of {made}, {unknown}; generate {dataset} again")
-    simulators = home if bank is None else load_simulators(bank)
-    found = audit(
-        transitions, recipe, behavior, simulators, policies, worlds=worlds, settings=settings, progress=progress
-    )
-    if simulators.content_hash != manifest["bank"]["content_hash"]:
-        note = f"bank {simulators.name!r} is not the one that made the dataset: estimates and truth differ in patients"
+    place = home if bank is None else load_simulators(bank)
+    found = audit(transitions, recipe, behavior, place, policies, worlds=worlds, settings=settings, progress=progress)
+    if place.content_hash != manifest["bank"]["content_hash"]:
+        note = f"bank {place.name!r} is not the one that made the dataset: estimates and truth differ in patients"
         found = replace(found, warnings=(note, *found.warnings))
     return found
 
