@@ -110,12 +110,8 @@ def evaluate(
     # what is seen is another task, not another protocol.
     used = used.override(timing=bound.timing, worlds=named_worlds, view=bound.view)[0]
     process_config(used)  # refuses an infeasible budget before anything runs
-    beside: dict[str, tuple[Any, Any]] = {
-        "worlds": (list(standard), list(named_worlds)),
-        "split": (None, split),
-        "patients": (len(side), len(selected)),
-        "takeover": (None, takeover),
-    }
+    beside: dict[str, tuple[Any, Any]] = {"worlds": (list(standard), list(named_worlds)), "split": (None, split)}
+    beside |= {"patients": (len(side), len(selected)), "takeover": (None, takeover)}
     deviations |= {what: {"protocol": a, "used": b} for what, (a, b) in beside.items() if a != b}
     bound = bound if takeover is None else identifying(bound, full, takeover)
     played: ActOn = bound.act_on if takeover is None else taking_over(bound, selected, takeover, used)
