@@ -19,9 +19,8 @@ import polars as pl
 import typer
 
 from experiments.common import HERE, Row, Scores, label, read_scores
-from medgym_offline.reports.blocks import Figure, Page, Section
+from medgym_offline.reports.blocks import Figure, Page, Section, write_page
 from medgym_offline.reports.figures import INK, draw_figure
-from medgym_offline.reports.page import write_page
 
 
 def _intervals(axes: Any, scores: Scores, world: str, rows: list[Row]) -> None:

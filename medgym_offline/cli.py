@@ -89,8 +89,19 @@ def _options(
     """Options of every command."""
 
 
+_GROUPS = {
+    "behavior": "Policies that make datasets. Example: behavior train --bank sepsis-v0",
+    "leaderboard": "Entries, re-executed. Example: leaderboard verify runs/submission",
+    "cohort": "Clinical records to one table. Example: cohort build DIR -o T",
+    "simulators": "Patient simulators. Example: simulators info sepsis-v0",
+}
+_apps = {name: typer.Typer(no_args_is_help=True, help=text) for name, text in _GROUPS.items()}
+for _name, _app in _apps.items():
+    app.add_typer(_app, name=_name)
 for _module in (demo, judge, data, learn, board, clinical):
-    _module.register(app)
+    for _command in _module.COMMANDS:  # `eval_command` is `eval`, `cohort_build` is `cohort build`
+        _group, _, _name = _command.__name__.partition("_")
+        _apps.get(_group, app).command(_name if _group in _apps else _group)(_command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,7 +10,7 @@ from medgym_offline.commands.common import parse_patients
 from medgym_offline.envs import TreatmentEnv, TreatmentVectorEnv
 from medgym_offline.errors import UnknownNameError
 from medgym_offline.evaluation import evaluate
-from medgym_offline.evaluation.ope.logged import episode_grid
+from medgym_offline.evaluation.ope.estimators import episode_grid
 from medgym_offline.offline import PROFILES
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.patients import PatientIndex

@@ -324,7 +324,7 @@ def test_an_episode_is_identified_by_its_own_first_hours(scope, view, history, m
 
     def rolled(some, seeds):
         bound = resolve_policy(IdentifyingPolicy(policy, people, bank, hours), some, None, None, 6)
-        act = taking_over(bound, some, hours, protocol).act_on(some.patients, seeds)
+        act = taking_over(bound, some, hours, protocol)(some.patients, seeds)
         return rollout(DecisionProcess(some, config, hours), act, draw_noise(seeds, some, config))
 
     seeds = episode_seeds(0, "record clinician", few.patients, 3)

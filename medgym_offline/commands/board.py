@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from medgym_offline.commands.common import Json, print_json, print_table, say
 
-if TYPE_CHECKING:
-    from medgym_offline.leaderboard import Reexecution
+__all__ = ["COMMANDS"]
 
-__all__ = ["register"]
-
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A submission folder, as `submit` writes it.")]
-Board = Annotated[Path | None, typer.Option(help="Another leaderboard.json (default: this checkout's leaderboard/).")]
+Folder = Annotated[Path, Argument(metavar="DIR", help="A submission folder, as `submit` writes it.")]
+Board = Annotated[Path | None, Option(help="Another leaderboard.json (default: this checkout's leaderboard/).")]
 
 
 def submit_command(
     results: Annotated[
-        list[Path], typer.Argument(metavar="RESULTS...", help="result.json files, or the folders of `eval --output`.")
+        list[Path], Argument(metavar="RESULTS...", help="result.json files, or the folders of `eval --output`.")
     ],
-    name: Annotated[str, typer.Option(help="Name of the method, as the board shows it.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Submission folder to write.")],
-    authors: Annotated[str, typer.Option(help="Names, separated by semicolons.")] = "",
-    link: Annotated[list[str] | None, typer.Option(help="Paper or project (http or https); may be repeated.")] = None,
-    code: Annotated[str | None, typer.Option(help="Where the code lies (http or https).")] = None,
-    hardware: Annotated[str | None, typer.Option(help="It was trained on (default: as `train` recorded it).")] = None,
-    wall_seconds: Annotated[float | None, typer.Option(min=0, help="Of all trainings (default: as recorded).")] = None,
-    updates: Annotated[int | None, typer.Option(min=1, help="Gradient steps of each (default: as recorded).")] = None,
+    name: Annotated[str, Option(help="Name of the method, as the board shows it.")],
+    output: Annotated[Path, Option("--output", "-o", help="Submission folder to write.")],
+    authors: Annotated[str, Option(help="Names, separated by semicolons.")] = "",
+    link: Annotated[list[str] | None, Option(help="Paper or project (http or https); may be repeated.")] = None,
+    code: Annotated[str | None, Option(help="Where the code lies (http or https).")] = None,
+    hardware: Annotated[str | None, Option(help="It was trained on (default: as `train` recorded it).")] = None,
+    wall_seconds: Annotated[float | None, Option(min=0, help="Of all trainings (default: as recorded).")] = None,
+    updates: Annotated[int | None, Option(min=1, help="Gradient steps of each (default: as recorded).")] = None,
 ) -> None:
     """Build a leaderboard submission: one method, one result per training seed.
 
@@ -50,10 +47,10 @@ def submit_command(
 
 def leaderboard_verify(
     folder: Folder,
-    file: Annotated[Path | None, typer.Option(help="On success, record it on this leaderboard.json.")] = None,
-    bank: Annotated[str | None, typer.Option(help="Bank file, where the bank does not ship.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh/--no-fresh", help="Also evaluate on fresh seeds.")] = True,
-    retrain: Annotated[bool, typer.Option("--retrain", help="Train the policies again; needs no policy file.")] = False,
+    file: Annotated[Path | None, Option(help="On success, record it on this leaderboard.json.")] = None,
+    bank: Annotated[str | None, Option(help="Bank file, where the bank does not ship.")] = None,
+    fresh: Annotated[bool, Option("--fresh/--no-fresh", help="Also evaluate on fresh seeds.")] = True,
+    retrain: Annotated[bool, Option("--retrain", help="Train the policies again; needs no policy file.")] = False,
     json: Json = False,
 ) -> None:
     """Run the policies of a submission again and compare every number. Exit code 1 if one does not hold.
@@ -68,30 +65,33 @@ def leaderboard_verify(
     if json:
         print_json(report.to_json())
     else:
-        _tell(report)
+        heads = ("check", "world", "metric", "claimed", "found", "tolerance", "")
+        rows = [
+            (
+                r.check,
+                r.world,
+                r.metric,
+                f"{r.claimed:.4g}",
+                f"{r.found:.4g}",
+                f"{r.tolerance:.3g}",
+                "ok" if r.ok else "NO",
+            )
+            for r in report.rows
+            if r.metric in ("severity_mean", "safe_hourly", "return") and not r.check.endswith("interval")
+        ]
+        print_table(heads, rows)
+        for fault in report.faults[:20]:
+            say(f"fault: {fault}")
+        if report.retrained:
+            say(f"trained again: {report.retrained}")
+        refused = f"refused, {len(report.faults)} of {len(report.rows)} numbers do not hold"
+        say(f"{report.id}: {'accepted' if report.accepted else refused}")
         if report.accepted and file is not None:
             say(f"recorded on {file}")
         elif report.accepted and not report.retrained:
             say(f"next: medgym-offline leaderboard add {folder}")
     if not report.accepted:
-        raise typer.Exit(1)
-
-
-def _tell(report: Reexecution) -> None:
-    """Print a re-execution for a person."""
-    heads = ("check", "world", "metric", "claimed", "found", "tolerance", "")
-    rows = [
-        (r.check, r.world, r.metric, f"{r.claimed:.4g}", f"{r.found:.4g}", f"{r.tolerance:.3g}", "ok" if r.ok else "NO")
-        for r in report.rows
-        if r.metric in ("severity_mean", "safe_hourly", "return") and not r.check.endswith(("interval", "curve"))
-    ]
-    print_table(heads, rows)
-    for fault in report.faults[:20]:
-        say(f"fault: {fault}")
-    if report.retrained:
-        say(f"trained again: {report.retrained}")
-    refused = f"refused, {len(report.faults)} of {len(report.rows)} numbers do not hold"
-    say(f"{report.id}: {'accepted' if report.accepted else refused}")
+        raise Exit(1)
 
 
 def leaderboard_add(folder: Folder, file: Board = None) -> None:
@@ -112,7 +112,7 @@ def leaderboard_add(folder: Folder, file: Board = None) -> None:
 
 
 def leaderboard_build(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pages.")],
+    output: Annotated[Path, Option("--output", "-o", help="Folder for the pages.")],
     file: Board = None,
 ) -> None:
     """Write the leaderboard as static web pages: an index, and one for each table of entries that may be compared.
@@ -129,11 +129,4 @@ def leaderboard_build(
     say(f"{len(entries)} entries in {page}")
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands to `app`."""
-    app.command("submit")(submit_command)
-    board = typer.Typer(no_args_is_help=True, help="Entries, re-executed. Example: leaderboard verify runs/submission")
-    board.command("add")(leaderboard_add)
-    board.command("verify")(leaderboard_verify)
-    board.command("build")(leaderboard_build)
-    app.add_typer(board, name="leaderboard")
+COMMANDS = (submit_command, leaderboard_add, leaderboard_verify, leaderboard_build)

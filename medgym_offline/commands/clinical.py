@@ -5,24 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from medgym_offline.commands import common
 from medgym_offline.diseases.registry import DEFAULT
 
-__all__ = ["register"]
+__all__ = ["COMMANDS"]
 
-CohortTable = Annotated[Path, typer.Argument(metavar="COHORT", help="A table (.parquet), as `cohort build` writes.")]
-DiseaseName = Annotated[str, typer.Option(help="Whose variables and treatments are read.")]
-Recipe = Annotated[Path | None, typer.Option(help="Bank recipe (.toml); default: the release's settings.")]
-Chosen = Annotated[int | None, typer.Option(min=1, help="How many stays, chosen by the coverage rule (default: all).")]
+CohortTable = Annotated[Path, Argument(metavar="COHORT", help="A table (.parquet), as `cohort build` writes.")]
+DiseaseName = Annotated[str, Option(help="Whose variables and treatments are read.")]
+Recipe = Annotated[Path | None, Option(help="Bank recipe (.toml); default: the release's settings.")]
+Chosen = Annotated[int | None, Option(min=1, help="How many stays, chosen by the coverage rule (default: all).")]
 
 
 def cohort_build(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE...", help="Folders of clinical tables, or cohort tables (.parquet).")
+        list[Path], Argument(metavar="SOURCE...", help="Folders of clinical tables, or cohort tables (.parquet).")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The cohort table to write (.parquet).")],
+    output: Annotated[Path, Option("--output", "-o", help="The cohort table to write (.parquet).")],
     patients: Chosen = None,
     disease: DiseaseName = DEFAULT,
     json: common.Json = False,
@@ -44,7 +44,7 @@ def cohort_build(
 
 def cohort_card(
     table: CohortTable,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Markdown file (default: print it).")] = None,
+    output: Annotated[Path | None, Option("--output", "-o", help="Markdown file (default: print it).")] = None,
 ) -> None:
     """Describe a cohort in numbers: stays, gaps, missing values, treatments, rejections, license.
 
@@ -61,10 +61,10 @@ def cohort_card(
 
 def simulators_fit(
     table: CohortTable,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The bank to write (.safetensors).")],
+    output: Annotated[Path, Option("--output", "-o", help="The bank to write (.safetensors).")],
     recipe: Recipe = None,
     patients: Chosen = None,
-    name: Annotated[str | None, typer.Option(help="Name of the bank (default: the output's stem).")] = None,
+    name: Annotated[str | None, Option(help="Name of the bank (default: the output's stem).")] = None,
 ) -> None:
     """Fit a simulator to every stay of a cohort table: the population first, then each patient.
 
@@ -110,8 +110,8 @@ def simulators_info(bank: common.BankArgument, json: common.Json = False) -> Non
 
 def simulators_audit(
     bank: common.BankArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for audit.html and audit.json.")],
-    cohort: Annotated[Path | None, typer.Option(help="Its cohort table: adds forecasts and rollouts.")] = None,
+    output: Annotated[Path, Option("--output", "-o", help="Folder for audit.html and audit.json.")],
+    cohort: Annotated[Path | None, Option(help="Its cohort table: adds forecasts and rollouts.")] = None,
 ) -> None:
     """Check a bank before anyone trusts it: solution map, fit, treatment effects, bounds.
 
@@ -130,14 +130,4 @@ def simulators_audit(
     common.say(f"\nwritten to {output}")
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands to `app`."""
-    cohort = typer.Typer(no_args_is_help=True, help="Clinical records to one table. Example: cohort build DIR -o T")
-    cohort.command("build")(cohort_build)
-    cohort.command("card")(cohort_card)
-    simulators = typer.Typer(no_args_is_help=True, help="Patient simulators. Example: simulators info sepsis-v0")
-    simulators.command("fit")(simulators_fit)
-    simulators.command("info")(simulators_info)
-    simulators.command("audit")(simulators_audit)
-    app.add_typer(cohort, name="cohort")
-    app.add_typer(simulators, name="simulators")
+COMMANDS = (cohort_build, cohort_card, simulators_fit, simulators_info, simulators_audit)

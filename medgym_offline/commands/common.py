@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from medgym_offline.errors import MedGymError
 from medgym_offline.patients import NEW_PEOPLE, PatientIndex
@@ -21,18 +22,18 @@ __all__ = [
 
 _BANK = "Simulator bank: the name of a shipped one, or the path of a bank file"
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for another program to read.")]
-Bank = Annotated[str, typer.Option(help=f"{_BANK}.")]
-MaybeBank = Annotated[str | None, typer.Option(help=f"{_BANK} (default: as policy or data say).")]
-BankArgument = Annotated[str, typer.Argument(metavar="BANK", help=f"{_BANK}.")]
-Dataset = Annotated[str, typer.Option(metavar="ID", help="Dataset id.")]
-Patients = Annotated[str | None, typer.Option(help="How many patients (the first N), or ids separated by commas.")]
-Split = Annotated[str | None, typer.Option(help="Only the bank's people of this side: train, or test (new people).")]
-Record = Annotated[int, typer.Option(min=1, help="Of clu and context: sessions that tell who a patient is.")]
-Hours = Annotated[float | None, typer.Option(help="Of each session only the first so many, for eval --takeover.")]
-View = Annotated[str | None, typer.Option(help="What policies see: full, noisy, charted (default: as trained).")]
-Worlds = Annotated[str | None, typer.Option(help="own, crossfit, true, separated by commas (default: all there are).")]
-Device = Annotated[str, typer.Option(help="Torch device of the training: cpu, or cuda.")]
+Json = Annotated[bool, Option("--json", help="Print JSON for another program to read.")]
+Bank = Annotated[str, Option(help=f"{_BANK}.")]
+MaybeBank = Annotated[str | None, Option(help=f"{_BANK} (default: as policy or data say).")]
+BankArgument = Annotated[str, Argument(metavar="BANK", help=f"{_BANK}.")]
+Dataset = Annotated[str, Option(metavar="ID", help="Dataset id.")]
+Patients = Annotated[str | None, Option(help="How many patients (the first N), or ids separated by commas.")]
+Split = Annotated[str | None, Option(help="Only the bank's people of this side: train, or test (new people).")]
+Record = Annotated[int, Option(min=1, help="Of clu and context: sessions that tell who a patient is.")]
+Hours = Annotated[float | None, Option(help="Of each session only the first so many, for eval --takeover.")]
+View = Annotated[str | None, Option(help="What policies see: full, noisy, charted (default: as trained).")]
+Worlds = Annotated[str | None, Option(help="own, crossfit, true, separated by commas (default: all there are).")]
+Device = Annotated[str, Option(help="Torch device of the training: cpu, or cuda.")]
 
 
 def say(text: str = "") -> None:
@@ -41,8 +42,8 @@ def say(text: str = "") -> None:
 
 
 def print_json(value: Any) -> None:
-    """`value` as JSON on standard output."""
-    json.dump(value, sys.stdout, indent=2, sort_keys=True, allow_nan=False)
+    """`value`, whose paths become text, as JSON on standard output."""
+    json.dump(value, sys.stdout, indent=2, sort_keys=True, allow_nan=False, default=os.fspath)
     sys.stdout.write("\n")
 
 

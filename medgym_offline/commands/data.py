@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from medgym_offline.commands.common import Json, ask_patients, print_json, print_table, say, terminal_width
 
-if TYPE_CHECKING:
-    from medgym_offline.datasets import DatasetInfo
+__all__ = ["COMMANDS"]
 
-__all__ = ["register"]
-
-DatasetId = Annotated[str, typer.Argument(metavar="ID", help="Dataset id, for example medgym/sepsis-ind-v0.")]
-Root = Annotated[Path | None, typer.Option(help="Folder of datasets (default: Minari's, $MINARI_DATASETS_PATH).")]
-
-
-def _plain(info: DatasetInfo) -> dict[str, Any]:
-    return asdict(info) | {"path": None if info.path is None else str(info.path)}
+DatasetId = Annotated[str, Argument(metavar="ID", help="Dataset id, for example medgym/sepsis-ind-v0.")]
+Root = Annotated[Path | None, Option(help="Folder of datasets (default: Minari's, $MINARI_DATASETS_PATH).")]
 
 
 def list_command(json: Json = False, root: Root = None) -> None:
@@ -32,7 +25,7 @@ def list_command(json: Json = False, root: Root = None) -> None:
 
     infos = list_datasets(root)
     if json:
-        print_json([_plain(info) for info in infos])
+        print_json([asdict(info) for info in infos])
         return
     columns, rows = (*LISTED, "here"), [(*listing_row(info), "yes" if info.path else "no") for info in infos]
     # A narrow terminal would fold every cell: it gets the columns that choose a dataset.
@@ -52,9 +45,9 @@ def info_command(dataset: DatasetId, json: Json = False, root: Root = None) -> N
 
     info = dataset_info(dataset, root)
     if json:
-        print_json(_plain(info))
+        print_json(asdict(info))
         return
-    values = _plain(info)
+    values = asdict(info)
     returns = values.pop("reference_returns")
     for name, value in values.items():
         if value not in (None, ""):
@@ -67,14 +60,14 @@ def info_command(dataset: DatasetId, json: Json = False, root: Root = None) -> N
 
 
 def generate_command(
-    dataset: Annotated[str, typer.Argument(metavar="ID", help="Dataset id, or the path of a recipe (.toml).")],
-    patients: Annotated[str | None, typer.Option(help="Only the first N patients, or ids; needs --as.")] = None,
-    episodes: Annotated[int | None, typer.Option(min=1, help="Per patient; needs --as.")] = None,
-    output_id: Annotated[str | None, typer.Option("--as", metavar="ID", help="Id of a part of a dataset.")] = None,
+    dataset: Annotated[str, Argument(metavar="ID", help="Dataset id, or the path of a recipe (.toml).")],
+    patients: Annotated[str | None, Option(help="Only the first N patients, or ids; needs --as.")] = None,
+    episodes: Annotated[int | None, Option(min=1, help="Per patient; needs --as.")] = None,
+    output_id: Annotated[str | None, Option("--as", metavar="ID", help="Id of a part of a dataset.")] = None,
     root: Root = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; the result is the same.")] = 1,
-    records: Annotated[Path | None, typer.Option(help="Clinical records (default: $MEDGYM_CLINICAL_DATA).")] = None,
-    release: Annotated[bool, typer.Option("--release", help="Also write the manifest beside the recipe.")] = False,
+    workers: Annotated[int, Option(min=1, help="Processes; the result is the same.")] = 1,
+    records: Annotated[Path | None, Option(help="Clinical records (default: $MEDGYM_CLINICAL_DATA).")] = None,
+    release: Annotated[bool, Option("--release", help="Also write the manifest beside the recipe.")] = False,
 ) -> None:
     """Make a dataset from its recipe, where Minari finds it. An interrupted run continues where it stopped.
 
@@ -110,13 +103,13 @@ def verify_command(dataset: DatasetId, json: Json = False, root: Root = None) ->
     else:
         say(str(report))
     if not report.ok:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def download_command(
     dataset: DatasetId,
-    remote: Annotated[list[str] | None, typer.Option(metavar="URL", help="hf://ORG (default: $MINARI_REMOTE).")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Fetch it again although it is here.")] = False,
+    remote: Annotated[list[str] | None, Option(metavar="URL", help="hf://ORG (default: $MINARI_REMOTE).")] = None,
+    force: Annotated[bool, Option("--force", help="Fetch it again although it is here.")] = False,
     root: Root = None,
 ) -> None:
     """Fetch a dataset to where Minari finds it, and compare it with the release's checksums.
@@ -131,9 +124,9 @@ def download_command(
 
 
 def publish_command(
-    datasets: Annotated[list[str], typer.Argument(metavar="ID...", help="Dataset ids.")],
-    remote: Annotated[str, typer.Option(metavar="URL", help="hf://ORG to publish at.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files; send nothing.")] = False,
+    datasets: Annotated[list[str], Argument(metavar="ID...", help="Dataset ids.")],
+    remote: Annotated[str, Option(metavar="URL", help="hf://ORG to publish at.")],
+    dry_run: Annotated[bool, Option("--dry-run", help="List the files; send nothing.")] = False,
     root: Root = None,
 ) -> None:
     """Publish datasets of this machine, each in one commit with its card and a tag. They are verified first.
@@ -151,7 +144,4 @@ def publish_command(
         say(f"{dataset}: {where}, " + (f"commit {sent.commit[:12]} at {remote}" if sent.commit else "nothing sent"))
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands to `app`."""
-    for command in (list_command, info_command, download_command, publish_command, verify_command, generate_command):
-        app.command(command.__name__.removesuffix("_command"))(command)
+COMMANDS = (list_command, info_command, download_command, publish_command, verify_command, generate_command)

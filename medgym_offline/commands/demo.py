@@ -9,12 +9,12 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option
 
 from medgym_offline.compute import one_thread
 from medgym_offline.diseases.registry import DEFAULT
@@ -23,38 +23,11 @@ from medgym_offline.files import shown_path
 if TYPE_CHECKING:
     from medgym_offline.evaluation import Evaluation
 
-__all__ = ["run_demo"]
+__all__ = ["COMMANDS", "run_demo"]
 
 DATASETS = (f"medgym/{DEFAULT}-ind-v0", "medgym/diabetes-ind-v0")
 """Simulators fitted to real patients, and patients whose truth is published."""
 BASELINES = ("clinician", "random", "zero")
-
-
-def run_demos(output: Path, patients: int) -> None:
-    """Run the chain for every disease of :data:`DATASETS`, each in a folder of `output`, and write a page on both.
-
-    Args:
-        output: Folder; `report.html` in it leads to `<disease>/report.html`.
-        patients: Of each bank, as in :func:`run_demo`.
-    """
-    from medgym_offline.datasets import find_recipe
-    from medgym_offline.evaluation.tables import comparison_table
-    from medgym_offline.reports.blocks import Link, Page, Section, Table
-    from medgym_offline.reports.page import write_page
-    from medgym_offline.simulators import load_simulators
-
-    folder, links, sections = output.absolute(), [], []
-    for dataset in DATASETS:
-        disease = load_simulators(find_recipe(dataset).bank).disease
-        print(f"\n== {disease.label} ==", flush=True)
-        evaluations = run_demo(folder / disease.name, patients, dataset)
-        pages = ("report.html", "leaderboard/index.html")
-        links.append([disease.label, dataset, *(Link(page, f"{disease.name}/{page}") for page in pages)])
-        sections.append(Section(f"In {disease.label}", comparison_table(evaluations)))
-    where = Table("One folder per disease", ("Disease", "Dataset", "Report", "Leaderboard"), links)
-    note = f"The whole chain on {patients} patients of each disease, one seed of training: no evidence beyond them."
-    found = write_page(folder / "report.html", Page("Demo", (Section("Reports", where), *sections), note))
-    print(f"\nAll in {shown_path(found)}")
 
 
 @one_thread()
@@ -88,6 +61,7 @@ def run_demo(
     from medgym_offline.datasets import find_recipe, generate, load_dataset
     from medgym_offline.datasets.behaviors import SCOPES as SHIPPED
     from medgym_offline.evaluation import evaluate, print_evaluations, write_report
+    from medgym_offline.leaderboard import add_entry, build_page, read_board, submit
     from medgym_offline.offline import OfflineConfig
     from medgym_offline.simulators import load_simulators
 
@@ -121,7 +95,12 @@ def run_demo(
     print("4/5 report", flush=True)
     write_report(evaluations, folder / "report.html")
     print("5/5 leaderboard", flush=True)
-    _leaderboard(evaluations, folder)
+    board = folder / "leaderboard.json"
+    board.unlink(missing_ok=True)  # this run's entries only
+    for name in evaluations:
+        made = submit([folder / "results" / name], name, folder / "submissions" / name)
+        add_entry(made.entry, board)
+    build_page(read_board(board), folder / "leaderboard")
     print()
     print_evaluations(evaluations)
     shown, program = shown_path(folder), shown_path(Path(sys.executable).parent / "medgym-offline")
@@ -147,28 +126,31 @@ def _datasets_in(folder: Path) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _leaderboard(evaluations: Mapping[str, Evaluation], folder: Path) -> None:
-    from medgym_offline.leaderboard import add_entry, build_page, read_board, submit
-
-    board = folder / "leaderboard.json"
-    board.unlink(missing_ok=True)  # this run's entries only
-    for name in evaluations:
-        made = submit([folder / "results" / name], name, folder / "submissions" / name)
-        add_entry(made.entry, board)
-    build_page(read_board(board), folder / "leaderboard")
-
-
 def demo_command(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for all of it.")] = Path("runs/demo"),
-    patients: Annotated[int, typer.Option(min=1, help="How many patients of each disease (the bank's first N).")] = 5,
+    output: Annotated[Path, Option("--output", "-o", help="Folder for all of it.")] = Path("runs/demo"),
+    patients: Annotated[int, Option(min=1, help="How many patients of each disease (the bank's first N).")] = 5,
 ) -> None:
     """Run the whole chain on a handful of patients of two diseases: dataset, training, evaluation, report, leaderboard.
 
     Example: medgym-offline demo --output runs/demo
     """
-    run_demos(output, patients)
+    from medgym_offline.datasets import find_recipe
+    from medgym_offline.evaluation.tables import comparison_table
+    from medgym_offline.reports.blocks import Link, Page, Section, Table, write_page
+    from medgym_offline.simulators import load_simulators
+
+    folder, links, sections = output.absolute(), [], []
+    for dataset in DATASETS:
+        disease = load_simulators(find_recipe(dataset).bank).disease
+        print(f"\n== {disease.label} ==", flush=True)
+        evaluations = run_demo(folder / disease.name, patients, dataset)
+        pages = ("report.html", "leaderboard/index.html")
+        links.append([disease.label, dataset, *(Link(page, f"{disease.name}/{page}") for page in pages)])
+        sections.append(Section(f"In {disease.label}", comparison_table(evaluations)))
+    where = Table("One folder per disease", ("Disease", "Dataset", "Report", "Leaderboard"), links)
+    note = f"The whole chain on {patients} patients of each disease, one seed of training: no evidence beyond them."
+    found = write_page(folder / "report.html", Page("Demo", (Section("Reports", where), *sections), note))
+    print(f"\nAll in {shown_path(found)}")
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands to `app`."""
-    app.command("demo")(demo_command)
+COMMANDS = (demo_command,)

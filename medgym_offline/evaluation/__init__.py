@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from medgym_offline.diseases.base import Metric
 from medgym_offline.evaluation.comparison import Comparison, compare
-from medgym_offline.evaluation.metrics import METRICS, metrics_of
+from medgym_offline.evaluation.metrics import metrics_of
 from medgym_offline.evaluation.protocol import Protocol, load_protocol
 from medgym_offline.evaluation.report import write_report
 from medgym_offline.evaluation.result import Evaluation, WorldResult
-from medgym_offline.evaluation.statistics import paired_difference, probability_of_improvement, summarize
 from medgym_offline.evaluation.support import SupportReference, split_halves, support_distance
 from medgym_offline.evaluation.tables import print_evaluations
 from medgym_offline.lazy import imported_late
@@ -22,9 +20,8 @@ if TYPE_CHECKING:
     from medgym_offline.evaluation.evaluator import evaluate
 
 __all__ = [
-    "Comparison", "Evaluation", "METRICS", "Metric", "Protocol", "SupportReference", "WorldResult", "compare",
-    "evaluate", "load_protocol", "metrics_of", "paired_difference", "print_evaluations", "probability_of_improvement",
-    "split_halves", "summarize", "support_distance", "write_report",
+    "Comparison", "Evaluation", "Protocol", "SupportReference", "WorldResult", "compare", "evaluate", "load_protocol",
+    "metrics_of", "print_evaluations", "split_halves", "support_distance", "write_report",
 ]  # fmt: skip
 
 

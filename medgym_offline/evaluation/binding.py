@@ -92,7 +92,14 @@ class BoundPolicy:
             actions = _call(chosen, given, self.takes_torch, self.name)
             if scatter is not None and actions.ndim == 3 and actions.shape[0] == len(own):
                 actions = actions[scatter]
-            return _checked(actions, shape, patients, self.name, self.timing)
+            if (found := tuple(actions.shape)) != shape:
+                needs = f"{self.timing} timing needs {shape}"
+                raise PolicyError(f"policy {self.name!r} returned actions of shape {found}; {needs}")
+            finite = torch.isfinite(actions).all(-1).all(-1)
+            if not bool(finite.all()):
+                who = patients[int((~finite).nonzero()[0, 0])]
+                raise PolicyError(f"policy {self.name!r} returned actions that are not finite for patient {who}")
+            return actions
 
         act.took = getattr(chosen, "took", None)  # type: ignore[attr-defined]
         return act
@@ -138,7 +145,11 @@ def resolve_policy(
         where = f"bank {bank.name!r} is of {of.name}; evaluate it on a bank of {made_for}"
         raise PolicyError(f"policy {name!r} was made for {made_for}, {where}")
     patients = getattr(policy, "patients", None)
-    _require_patients(patients, bank, name)
+    covered = set(bank.patients if patients is None else patients)
+    if missing := [p for p in bank.patients if p not in covered]:
+        shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        lacks = f"{len(missing)} of the {len(bank)} patients of bank {bank.name!r}: {shown}"
+        raise PolicyError(f"policy {name!r} has no network for {lacks}; evaluate those it has, or train it on these")
     seen = str(said("view", view or FULL))
     if view is not None and seen != view:
         fix = f"leave view out, or train one on a dataset with view={view!r}"
@@ -228,14 +239,6 @@ def _opened(
     return opened, path.stem, {"kind": "folder", "sha256": hashlib.sha256(listing.encode()).hexdigest()}
 
 
-def _require_patients(own: Sequence[str] | None, bank: SimulatorBank, name: str) -> None:
-    known = set(bank.patients if own is None else own)
-    if missing := [p for p in bank.patients if p not in known]:
-        shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-        lacks = f"{len(missing)} of the {len(bank)} patients of bank {bank.name!r}: {shown}"
-        raise PolicyError(f"policy {name!r} has no network for {lacks}; evaluate those it has, or train it on these")
-
-
 def _probe(policy: Any, count: int, of: Disease, name: str, view: str) -> tuple[bool, int]:
     """Whether `act` takes tensors, and the width of its actions, from one call on `count` patients' first states."""
     wanted = seen_width(of, view, f"policy {name!r}")
@@ -276,14 +279,3 @@ def _call(policy: Any, observations: Tensor, takes_torch: bool, name: str) -> Te
     if array.dtype.kind not in "fiu":
         raise PolicyError(f"policy {name!r} returned {type(answer).__name__} of {array.dtype}, not an array of numbers")
     return torch.from_numpy(np.array(array, dtype=np.float32))
-
-
-def _checked(actions: Tensor, shape: tuple[int, ...], patients: Sequence[str], name: str, timing: str) -> Tensor:
-    if tuple(actions.shape) != shape:
-        found = tuple(actions.shape)
-        raise PolicyError(f"policy {name!r} returned actions of shape {found}; {timing} timing needs {shape}")
-    finite = torch.isfinite(actions).all(-1).all(-1)
-    if not bool(finite.all()):
-        row = int((~finite).nonzero()[0, 0])
-        raise PolicyError(f"policy {name!r} returned actions that are not finite for patient {patients[row]}")
-    return actions

@@ -41,7 +41,6 @@ class Comparison(Paired):
     Attributes:
         metric, world: What is compared, and where.
         reference, method: Names.
-        reference_mean, method_mean: Over runs and patients.
         seeds: Training seeds of reference and method.
         label: What limits the intervals, or empty.
         per_patient: Ids, and each side's score per patient (mean over seeds).
@@ -51,8 +50,6 @@ class Comparison(Paired):
     world: str
     reference: str
     method: str
-    reference_mean: float
-    method_mean: float
     label: str
     per_patient: dict[str, list[Any]]
 
@@ -85,8 +82,6 @@ def compare(
         world=where,
         reference=references[0].name,
         method=methods[0].name,
-        reference_mean=float(b.mean()),
-        method_mean=float(a.mean()),
         label=seed_label(min(len(references), len(methods))),
         per_patient={"patient": ids, "reference": b.mean(axis=0).tolist(), "method": a.mean(axis=0).tolist()},
     )
@@ -125,12 +120,9 @@ def pairs_of(evaluations: Mapping[str, Evaluation], world: str | None = None) ->
     found += [("BehaviorMethod", (base, n)) for n in learned if base is not None]
     # Names that say nothing: everything against the first, as given.
     found = found or [("Paired", (names[0], n)) for n in names[1:]]
-    result = []
-    for kind, (a, b) in found:
-        comparison = compare(evaluations[a], evaluations[b], world=world)
-        # Shown under the caller's names, which may be shorter than the files'.
-        result.append((kind, replace(comparison, reference=a, method=b)))
-    return result
+    # Shown under the caller's names, which may be shorter than the files'.
+    result = [(kind, a, b, compare(evaluations[a], evaluations[b], world=world)) for kind, (a, b) in found]
+    return [(kind, replace(comparison, reference=a, method=b)) for kind, a, b, comparison in result]
 
 
 def _sequence(evaluations: Evaluations) -> list[Evaluation]:

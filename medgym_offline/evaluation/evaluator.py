@@ -9,29 +9,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medgym_offline.compute import cores, one_thread, side_by_side
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease
 from medgym_offline.errors import DatasetError, DiseaseError, ProtocolError, UnknownNameError
 from medgym_offline.evaluation.binding import BUILTIN_NAMES, BoundPolicy, require_repeatable, resolve_policy
-from medgym_offline.evaluation.metrics import metrics_of, normalized_score
 from medgym_offline.evaluation.protocol import Protocol, load_protocol
 from medgym_offline.evaluation.result import Evaluation, WorldResult
-from medgym_offline.evaluation.statistics import mean_intervals, seed_label, summarize
-from medgym_offline.evaluation.subgroups import patient_facts, subgroup_rows
+from medgym_offline.evaluation.statistics import seed_label
+from medgym_offline.evaluation.subgroups import patient_facts
 from medgym_offline.evaluation.support import SupportReference
-from medgym_offline.evaluation.worlds import (
-    Acts,
-    PatientScores,
-    asked_of,
-    identifying,
-    process_config,
-    score_world,
-    taking_over,
-)
+from medgym_offline.evaluation.worlds import ActOn, asked_of, identifying, process_config, score_world, taking_over
 from medgym_offline.files import code_version
 from medgym_offline.people import IdentifyingPolicy
 from medgym_offline.policies.protocol import disease_of_policy
@@ -40,9 +28,6 @@ from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.files import load_simulators
 
 __all__ = ["evaluate"]
-
-_PERCENT = range(101)  # quantiles of support distances that are stored
-_SUMMARIZED = ("severity_mean", "return")  # also as interquartile mean and worst decile
 
 
 @one_thread()
@@ -124,18 +109,12 @@ def evaluate(
     # The protocol says "as the policy was trained" and "worlds that the bank has"; settling that is no deviation, and
     # what is seen is another task, not another protocol.
     used = used.override(timing=bound.timing, worlds=named_worlds, view=bound.view)[0]
-    if named_worlds != standard:
-        deviations["worlds"] = {"protocol": list(standard), "used": list(named_worlds)}
     process_config(used)  # refuses an infeasible budget before anything runs
-    if split is not None:
-        deviations["split"] = {"protocol": None, "used": split}
-    if len(selected) != len(side):
-        deviations["patients"] = {"protocol": len(side), "used": len(selected)}
-    played: Acts = bound
-    if takeover is not None:
-        deviations["takeover"] = {"protocol": None, "used": takeover}
-        bound = identifying(bound, full, takeover)
-        played = taking_over(bound, selected, takeover, used)
+    beside: dict[str, tuple[Any, Any]] = {"worlds": (list(standard), list(named_worlds)), "split": (None, split)}
+    beside |= {"patients": (len(side), len(selected)), "takeover": (None, takeover)}
+    deviations |= {what: {"protocol": a, "used": b} for what, (a, b) in beside.items() if a != b}
+    bound = bound if takeover is None else identifying(bound, full, takeover)
+    played: ActOn = bound.act_on if takeover is None else taking_over(bound, selected, takeover, used)
     support, dataset_info = _behavior_data(dataset, bound, selected, official.reward)
     if takeover is not None and dataset_info:
         dataset_info["reference_returns"] = {}
@@ -145,13 +124,14 @@ def evaluate(
     with Progress(f"evaluate {name or bound.name}", total, enabled=progress) as bar:
 
         def score(world: str) -> WorldResult:
-            scores = score_world(played, selected.world(world), used, support, bar.advance, takeover or 0.0)
-            return _world_result(scores, facts, full.disease, used, support, dataset_info)
+            there, references = selected.world(world), dataset_info.get("reference_returns")
+            return score_world(played, there, used, facts, support, references, bar.advance, takeover or 0.0)
 
         threads = _threads(workers, bound)
         # Side by side the last world begins first: it takes longest where it is solved (a twin's true one).
         order = named_worlds if threads == 1 else named_worlds[::-1]
         found = dict(zip(order, side_by_side(score, order, threads)))
+    software = {"medgym-offline": code_version(), "python": platform.python_version()}
     return Evaluation(
         name=name or bound.name,
         policy=bound.info,
@@ -161,7 +141,7 @@ def evaluate(
         deviations=deviations,
         worlds={world: found[world] for world in named_worlds},
         dataset=dataset_info,
-        software=_software(),
+        software=software | {name: version(name) for name in ("torch", "numpy")},
         notes=tuple(_notes(bound, named_worlds)),
         patients=facts,
     )
@@ -221,10 +201,9 @@ def _behavior_data(
     if dataset.view != bound.view:
         seen = f"the policy sees {bound.view!r}; load it with view={bound.view!r}"
         raise DatasetError(f"dataset {dataset.dataset_id!r} was loaded with view {dataset.view!r}, {seen}")
-    try:
+    known = None
+    with contextlib.suppress(UnknownNameError):  # rows that no recipe makes
         known = dataset_info(dataset.dataset_id)
-    except UnknownNameError:  # rows that no recipe makes
-        known = None
     prepare = SupportReference.of_everyone if known and known.records else SupportReference.from_transitions
     # Reference returns are means over the dataset's patients: they say nothing about some of them.
     whole = set(dataset.present_ids) == set(bank.patients)
@@ -237,56 +216,3 @@ def _require_disease(dataset: str, disease: str, bank: SimulatorBank) -> None:
     if disease != bank.disease.name:
         where = f"bank {bank.name!r} of {bank.disease.name}; name a dataset of the same disease"
         raise DiseaseError(f"dataset {dataset!r} is of {disease}, {where}")
-
-
-def _world_result(
-    scores: PatientScores,
-    facts: dict[str, list[Any]],
-    disease: Disease,
-    protocol: Protocol,
-    support: SupportReference | None,
-    dataset: dict[str, Any],
-) -> WorldResult:
-    columns, patients, known = dict(scores.columns), facts["patient"], metrics_of(disease)
-    reference = dataset.get("reference_returns", {})
-    if {"random", "expert"} <= set(reference):
-        columns["normalized_score"] = normalized_score(columns["return"], reference["random"], reference["expert"])
-    distribution: dict[str, Any] = {}
-    if support is not None:
-        columns |= scores.support_columns
-        found = {"policy": scores.distances, "behavior": [support.own("all", p) for p in patients]}
-        values = {name: np.concatenate(parts) for name, parts in found.items()}
-        distribution = {
-            name: {
-                "count": len(v),
-                "mean": float(v.mean()),
-                "quantiles": _rounded(np.percentile(v, _PERCENT)).tolist(),
-            }
-            for name, v in values.items()
-            if len(v)
-        }
-    columns = {name: _rounded(columns[name]) for name in known if np.isfinite(columns.get(name, np.nan)).all()}
-    metrics = {name: float(v.mean()) for name, v in columns.items()}
-    intervals = dict(zip(columns, mean_intervals(np.stack(list(columns.values())), protocol.bootstrap)))
-    for name in _SUMMARIZED:
-        summary = summarize(columns[name], protocol.bootstrap, known[name].better)
-        metrics |= {f"{name}_iqm": summary.iqm, f"{name}_worst_decile": summary.worst_decile}
-        intervals |= {f"{name}_iqm": summary.iqm_interval, f"{name}_worst_decile": summary.worst_decile_interval}
-    curves: dict[str, Any] = {"times": scores.times.tolist()}
-    for name, curve in (("severity", scores.severity), ("monitored", scores.monitored)):
-        lines = {"mean": curve.mean(axis=0), **{f"q{q}": np.percentile(curve, q, axis=0) for q in (10, 50, 90)}}
-        curves[name] = {key: _rounded(line).tolist() for key, line in lines.items()}
-    groups = subgroup_rows(facts, columns, disease, protocol.bootstrap)
-    return WorldResult(metrics, intervals, {"patient": np.array(patients), **columns}, curves, distribution, groups)
-
-
-def _rounded(values: np.ndarray) -> np.ndarray:
-    """Seven significant digits: single precision, and text that a person can read."""
-    magnitude = np.where(values == 0, 1.0, np.abs(values))
-    digits = 10.0 ** (6 - np.floor(np.log10(magnitude)))
-    return np.round(values * digits) / digits
-
-
-def _software() -> dict[str, str]:
-    versions = {name: version(name) for name in ("torch", "numpy")}
-    return {"medgym-offline": code_version(), "python": platform.python_version(), **versions}

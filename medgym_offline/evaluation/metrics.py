@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medgym_offline.diseases.base import Disease, Metric
 
-__all__ = ["METRICS", "interval_metrics", "metrics_of", "normalized_score", "safe_share", "time_mean"]
+__all__ = ["METRICS", "interval_metrics", "metrics_of", "normalized_score", "safe_share"]
 
 Array = NDArray[np.floating]
 
@@ -68,11 +68,6 @@ def metrics_of(disease: Disease) -> dict[str, Metric]:
         if name == "normalized_score":
             found |= {own.name: own for own in disease.metrics}
     return found
-
-
-def time_mean(values: Array) -> Array:
-    """Plain mean over the grid points of the last axis (all count alike, both ends included)."""
-    return values.mean(axis=-1)
 
 
 def safe_share(unsafe: NDArray[np.bool_], times: Array, after: float) -> Array:

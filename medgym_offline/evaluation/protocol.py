@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from medgym_offline.config import configuration, from_values, plain_values, read_json
+from medgym_offline.config import configuration, from_values, read_json, to_values
 from medgym_offline.diseases.base import FULL
 from medgym_offline.diseases.registry import DEFAULT as DEFAULT_DISEASE
 from medgym_offline.diseases.registry import disease as find_disease
@@ -26,11 +26,6 @@ from medgym_offline.files import release_folder
 __all__ = ["Bootstrap", "Protocol", "load_protocol"]
 
 DEFAULT = "protocol-v0"
-
-
-_OF_THE_PROCESS = (
-    "decisions", "horizon", "min_interval", "max_interval", "initial_noise", "grid", "fine", "settled",
-)  # fmt: skip
 
 
 @configuration("bootstrap", ProtocolError)
@@ -99,9 +94,8 @@ class Protocol:
         definition.view(self.view)
         if not self.bank:
             object.__setattr__(self, "bank", definition.bank)
-        for name in _OF_THE_PROCESS:
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, getattr(definition.process, name))
+        for name in [name for name, value in vars(self).items() if value is None]:
+            object.__setattr__(self, name, getattr(definition.process, name))
         if self.timing not in ("policy", "adaptive", "fixed"):
             raise ProtocolError(f"timing is {self.timing!r}; it must be 'policy', 'adaptive' or 'fixed'")
         for name in ("decisions", "episodes"):
@@ -119,9 +113,7 @@ class Protocol:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as in the protocol file."""
-        value = plain_values(self)
-        value["worlds"] = list(self.worlds)
-        return value
+        return to_values(self)
 
     @property
     def hash(self) -> str:

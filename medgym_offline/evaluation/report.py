@@ -17,9 +17,8 @@ from medgym_offline.evaluation import tables
 from medgym_offline.evaluation.comparison import Comparison, behavior_name, pairs_of
 from medgym_offline.evaluation.result import Evaluation
 from medgym_offline.evaluation.tables import Evaluations
-from medgym_offline.reports.blocks import Details, Facts, Figure, Legend, Page, Section, Warn
+from medgym_offline.reports.blocks import Details, Facts, Figure, Legend, Page, Section, Warn, write_page
 from medgym_offline.reports.figures import INK, MUTED, SERIES, draw_figure
-from medgym_offline.reports.page import write_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,9 +46,6 @@ class Style:
         return {"color": self.color, "linewidth": self.width, "linestyle": dashes, "dash_capstyle": "butt"}
 
 
-Styles = Mapping[str, Style]
-
-
 def line_styles(evaluations: Evaluations) -> dict[str, Style]:
     """Color by algorithm, solid for Ind and dashed for Pop; behavior in ink, baselines gray with their own dashes."""
     behavior, baselines = behavior_name(list(evaluations)), 0
@@ -70,7 +66,7 @@ def line_styles(evaluations: Evaluations) -> dict[str, Style]:
     return styles
 
 
-def curve_figure(evaluations: Evaluations, key: str, label: str, styles: Styles) -> Figure:
+def curve_figure(evaluations: Evaluations, key: str, label: str, styles: Mapping[str, Style]) -> Figure:
     """Mean over patients of the curve `key` ("severity", "monitored") over time, one line per policy.
 
     With few policies a band shows the 10 % to 90 % range over patients.
@@ -101,7 +97,7 @@ def curve_figure(evaluations: Evaluations, key: str, label: str, styles: Styles)
     return draw_figure(f"{label.partition(' (')[0]} over time", draw, description, caption=caption)
 
 
-def support_figure(evaluations: Evaluations, styles: Styles) -> Figure | None:
+def support_figure(evaluations: Evaluations, styles: Mapping[str, Style]) -> Figure | None:
     """Cumulative distribution of support distances, and the behavior data's own; None if nobody has them."""
     measured = {n: e.support["policy"]["quantiles"] for n, e in evaluations.items() if "policy" in e.support}
     if not measured:
@@ -139,11 +135,7 @@ def pair_figure(comparison: Comparison, style: Style, label: str) -> Figure:
     better = f"{method} is better for {100 * comparison.share:.0f} % of {len(x)} patients."
     description = f"Scatter of {label} under {reference} (across) and {method} (up). {better} "
     description += f"Mean gain {comparison.percent:+.1f} %."
-    draw = _scatter(x, y, f"{reference}: {label}", f"{method}: {label}", style)
-    return draw_figure(f"{method} against {reference}", draw, description, (5.0, 4.4), better)
 
-
-def _scatter(x: np.ndarray, y: np.ndarray, across: str, up: str, style: Style) -> Any:
     def draw(canvas: Any) -> None:
         axes: Axes = canvas.add_subplot()
         low, high = min(x.min(), y.min()), max(x.max(), y.max())
@@ -151,9 +143,9 @@ def _scatter(x: np.ndarray, y: np.ndarray, across: str, up: str, style: Style) -
         limits = low - pad, high + pad
         axes.plot(limits, limits, color=MUTED, linewidth=0.8)
         axes.scatter(x, y, s=22, color=style.color, alpha=0.75, linewidths=0)
-        axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel=across, ylabel=up)
+        axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel=f"{reference}: {label}", ylabel=f"{method}: {label}")
 
-    return draw
+    return draw_figure(f"{method} against {reference}", draw, description, (5.0, 4.4), better)
 
 
 _GAIN = "Gain over the policy named second, in per cent of its mean severity. Positive: the one named first is better."
@@ -172,11 +164,6 @@ def write_report(evaluations: Evaluations, path: str | Path, title: str = "Evalu
     Raises:
         ProtocolError: If there is nothing to show, or two results to be compared are not comparable.
     """
-    return write_page(path, evaluation_page(evaluations, title))
-
-
-def evaluation_page(evaluations: Evaluations, title: str = "Evaluation") -> Page:
-    """The page of :func:`write_report`."""
     if not evaluations:
         raise ProtocolError("a report needs at least one evaluation")
     first = next(iter(evaluations.values()))
@@ -192,37 +179,33 @@ def evaluation_page(evaluations: Evaluations, title: str = "Evaluation") -> Page
     items = [(name, style.color, style.dash, style.width) for name, style in styles.items()]
     items += [("the behavior data's other half (support only)", INK, (), 6.0)] if support else []
     gains, notes = tables.gain_table(by_world), sorted({n for e in evaluations.values() for n in e.notes})
-    individual = [c for kind, c in by_world[worlds[0]] if kind == "PopInd"]
+    over_time = [curve_figure(evaluations, key, label, styles) for key, label in curves.items()]
+    pairs = [pair_figure(c, styles[c.method], severity) for kind, c in by_world[worlds[0]] if kind == "PopInd"]
+    dots = f"One dot per patient, {worlds[0]} world. Below the diagonal the individual policy is better."
     columns = {w: {n: e.worlds[w] for n, e in evaluations.items()} for w in worlds}
     every = [tables.metric_table(columns[w], first.definitions, f"Every metric, {w} world") for w in worlds]
-    return Page(
-        title,
-        (
-            Section("Results", *notes, tables.comparison_table(evaluations)),
-            Section("Paired comparisons", gains, *map(Warn, tables.disagreements(by_world)), note=_GAIN),
-            Section(
-                "Over time, and away from the data",
-                Legend(items),
-                *(curve_figure(evaluations, key, label, styles) for key, label in curves.items()),
-                support,
-            ),
-            Section("Subgroups", tables.subgroup_table(evaluations, worlds[0]), note=_GROUPS),
-            Section(
-                "Patient by patient: Ind against Pop",
-                *(pair_figure(c, styles[c.method], severity) for c in individual),
-                note=f"One dot per patient, {worlds[0]} world. Below the diagonal the individual policy is better.",
-            ),
-            Section("All metrics", *(Details(t.caption, [t], opened=t is every[0]) for t in every)),
-            Section(
-                "Protocol and provenance",
-                Facts(_protocol(first)),
-                tables.provenance_table(evaluations),
-                Details("Every setting", [Facts([(k, tables.plain(v)) for k, v in sorted(first.protocol.items())])]),
-                f"{disease.caution} Results concern simulators; they say nothing about the care of anyone.".strip(),
-            ),
-        ),
-        _lead(first, worlds, len(evaluations)),
+    data = first.dataset
+    made = [
+        ("Protocol", f"{first.protocol['name']} (sha256 {first.protocol_hash})"),
+        ("Bank", f"{first.bank['name']}, {first.bank['patients']} patients (content {first.bank['content_hash']})"),
+        ("Seed", str(first.protocol["seed"])),
+        *([("Behavior data", f"{data['id']} (identity {data['identity']})")] if data else []),
+        ("Deviations", tables.changes(first) or "none"),
+        ("Software", tables.plain(first.software)),
+    ]
+    settings = Facts([(k, tables.plain(v)) for k, v in sorted(first.protocol.items())])
+    remark = f"{disease.caution} Results concern simulators; they say nothing about the care of anyone.".strip()
+    provenance = (Facts(made), tables.provenance_table(evaluations), Details("Every setting", [settings]), remark)
+    sections = (
+        Section("Results", *notes, tables.comparison_table(evaluations)),
+        Section("Paired comparisons", gains, *map(Warn, tables.disagreements(by_world)), note=_GAIN),
+        Section("Over time, and away from the data", Legend(items), *over_time, support),
+        Section("Subgroups", tables.subgroup_table(evaluations, worlds[0]), note=_GROUPS),
+        Section("Patient by patient: Ind against Pop", *pairs, note=dots),
+        Section("All metrics", *(Details(t.caption, [t], opened=t is every[0]) for t in every)),
+        Section("Protocol and provenance", *provenance),
     )
+    return write_page(path, Page(title, sections, _lead(first, worlds, len(evaluations))))
 
 
 def _lead(first: Evaluation, worlds: Sequence[str], policies: int) -> str:
@@ -234,15 +217,3 @@ def _lead(first: Evaluation, worlds: Sequence[str], policies: int) -> str:
         f"{disease.process.unit}, at most {protocol['decisions']} decisions, {where}. "
         f"Intervals: {100 * protocol['bootstrap']['confidence']:.0f} % bootstrap over patients."
     )
-
-
-def _protocol(first: Evaluation) -> list[tuple[str, str]]:
-    data = first.dataset
-    return [
-        ("Protocol", f"{first.protocol['name']} (sha256 {first.protocol_hash})"),
-        ("Bank", f"{first.bank['name']}, {first.bank['patients']} patients (content {first.bank['content_hash']})"),
-        ("Seed", str(first.protocol["seed"])),
-        *([("Behavior data", f"{data['id']} (identity {data['identity']})")] if data else []),
-        ("Deviations", tables.changes(first) or "none"),
-        ("Software", tables.plain(first.software)),
-    ]

@@ -149,20 +149,19 @@ class Evaluation:
         import polars as pl
 
         seed = (self.policy.get("provenance") or {}).get("seed")
+        same = {"method": self.name, "scope": self.policy.get("scope"), "timing": self.policy.get("timing")}
+        same |= {"seed": seed if type(seed) is int else None}
+        schema = dict.fromkeys(COLUMNS, pl.String) | {"seed": pl.Int64, "value": pl.Float64}
         frames = [
             pl.DataFrame(
-                {"patient": w.per_patient["patient"].tolist(), "world": world, "metric": name, "value": values}
+                same | {"patient": w.per_patient["patient"].tolist(), "world": world, "metric": name, "value": values},
+                schema,
             )
             for world, w in self.worlds.items()
             for name, values in w.per_patient.items()
             if name != "patient"
         ]
-        same = {"method": self.name, "scope": self.policy.get("scope"), "timing": self.policy.get("timing")}
-        whole = pl.concat(frames).with_columns(
-            *(pl.lit(v, pl.String).alias(k) for k, v in same.items()),
-            pl.lit(seed if type(seed) is int else None, pl.Int64).alias("seed"),
-        )
-        return whole.select(COLUMNS)
+        return pl.concat(frames)
 
     def to_dict(self, per_patient: bool = True) -> dict[str, Any]:
         """Plain JSON values. `metrics` and `intervals` of the first world are repeated at the top for readers.

@@ -38,10 +38,6 @@ class Summary:
     iqm_interval: Interval
     worst_decile: float
     worst_decile_interval: Interval
-    patients: int
-    seeds: int
-    label: str
-    """Empty, or what limits the interval (fewer than three training seeds)."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,6 @@ class Paired:
     probability: float
     """Probability that a run of a beats a run of b on the same patient."""
     probability_interval: Interval
-    patients: int
     seeds: tuple[int, int]
 
 
@@ -108,8 +103,7 @@ def summarize(scores: Array, bootstrap: Bootstrap | None = None, better: int = -
     statistics = (lambda x: x.mean(axis=-1), iqm, lambda x: worst_decile(x, better or -1))
     point = [float(f(scores.mean(axis=0))) for f in statistics]
     mean, middle, worst = zip(point, _intervals([scores], statistics, bootstrap or Bootstrap()))
-    seeds, patients = scores.shape
-    return Summary(*mean, *middle, *worst, patients, seeds, seed_label(seeds))
+    return Summary(*mean, *middle, *worst)
 
 
 def mean_intervals(columns: Array, bootstrap: Bootstrap | None = None) -> list[Interval]:
@@ -162,7 +156,7 @@ def paired_difference(a: Array, b: Array, better: int = -1, bootstrap: Bootstrap
     one, two, three = zip(point, _intervals([first, second], kinds, settings))
     probability = probability_of_improvement(first, second, better)
     interval = _probability_interval(first, second, better, settings)
-    return Paired(*one, *two, *three, probability, interval, first.shape[1], (len(first), len(second)))
+    return Paired(*one, *two, *three, probability, interval, (len(first), len(second)))
 
 
 def probability_of_improvement(a: Array, b: Array, better: int = -1) -> float:

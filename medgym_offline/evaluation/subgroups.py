@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from medgym_offline.diseases.base import Disease
-from medgym_offline.evaluation.metrics import METRICS
 from medgym_offline.evaluation.protocol import Bootstrap
 from medgym_offline.evaluation.statistics import mean_intervals
 from medgym_offline.simulators.bank import SimulatorBank
@@ -88,7 +87,7 @@ def subgroup_rows(
         disease: Names the groups.
         bootstrap: Settings of the intervals; a group of one patient has none (null).
     """
-    shown = [name for name in SUBGROUP_METRICS if name in columns and name in METRICS]
+    shown = [name for name in SUBGROUP_METRICS if name in columns]
     rows = []
     for (by, group), members in subgroup_members(facts, disease, np.asarray(columns["severity_mean"], float)).items():
         values = np.stack([np.asarray(columns[name], float)[members] for name in shown])

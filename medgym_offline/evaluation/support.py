@@ -11,15 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError
-
-if TYPE_CHECKING:
-    from medgym_offline.datasets.transitions import Transitions
 
 __all__ = ["PARTS", "SupportReference", "calibrated", "split_halves", "support_distance"]
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medgym_offline.diseases.base import Metric
 from medgym_offline.evaluation.comparison import Comparison, disagree, pairs_of
 from medgym_offline.evaluation.result import Evaluation, WorldResult
 from medgym_offline.reports.blocks import Cell, Estimate, Table, print_table
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 __all__ = [
     "Evaluations", "changes", "comparison_table", "disagreements", "gain_table", "metric_label", "metric_table",
@@ -41,11 +38,7 @@ def metric_label(definitions: Mapping[str, Metric], name: str) -> str:
 def _estimate(result: WorldResult, definitions: Mapping[str, Metric], name: str) -> Estimate | None:
     if name not in result.metrics:
         return None
-    return _between(result.metrics[name], result.intervals[name], _definition(definitions, name)[0].digits)
-
-
-def _between(value: float, interval: Sequence[float | None], digits: int, signed: bool = False) -> Estimate:
-    return Estimate(value, interval[0], interval[1], digits, signed=signed)
+    return Estimate(result.metrics[name], result.intervals[name], _definition(definitions, name)[0].digits)
 
 
 def shared_worlds(evaluations: Evaluations) -> list[str]:
@@ -58,18 +51,11 @@ def comparison_table(evaluations: Evaluations, headline: Sequence[str] = _HEADLI
     """Several policies: a row each, best first; mean severity in every world, the `headline` metrics in the first."""
     worlds, definitions = shared_worlds(evaluations), next(iter(evaluations.values())).definitions
     names = [n for n in headline if any(n in e.worlds[worlds[0]].metrics for e in evaluations.values())]
-    severity = metric_label(definitions, "severity_mean")
-    heads = ["Policy", *(f"{severity}, {w}" for w in worlds), *(metric_label(definitions, n) for n in names)]
-    rows: list[list[Cell]] = [
-        [
-            name,
-            *(_estimate(e.worlds[w], definitions, "severity_mean") for w in worlds),
-            *(_estimate(e.worlds[worlds[0]], definitions, n) for n in names),
-        ]
-        for name, e in evaluations.items()
-    ]
+    columns = [(w, "severity_mean") for w in worlds] + [(worlds[0], n) for n in names]
+    labels = [metric_label(definitions, n) + (f", {w}" if n == "severity_mean" else "") for w, n in columns]
+    rows = [[name, *(_estimate(e.worlds[w], definitions, n) for w, n in columns)] for name, e in evaluations.items()]
     caption = f"Mean over patients with its interval, best first; {worlds[0]} world unless a column says otherwise"
-    return Table(caption, heads, rows, order=1)
+    return Table(caption, ["Policy", *labels], rows, order=1)
 
 
 def metric_table(columns: Mapping[str, WorldResult], definitions: Mapping[str, Metric], caption: str) -> Table:
@@ -80,24 +66,13 @@ def metric_table(columns: Mapping[str, WorldResult], definitions: Mapping[str, M
     return Table(caption, ["Metric", *columns], rows)
 
 
-def evaluation_table(evaluation: Evaluation) -> Table:
-    """One policy: a row per metric, a column per world."""
-    protocol, count = evaluation.protocol, len(evaluation.per_patient["patient"])
-    caption = f"{evaluation.name} on {evaluation.bank['name']}: {count} patients x {protocol['episodes']} episodes, "
-    caption += f"{protocol['timing']} timing, K = {protocol['decisions']}"
-    caption += f", view {protocol['view']}" if "view" in protocol else ""
-    columns = {f"{world} world": result for world, result in evaluation.worlds.items()}
-    return metric_table(columns, evaluation.definitions, caption)
-
-
 def gain_table(by_world: Mapping[str, Sequence[tuple[str, Comparison]]]) -> Table | None:
     """Every paired comparison (world -> those of `pairs_of`), a row each; None if there is none."""
     rows: list[list[Cell]] = []
     for row in zip(*by_world.values()):
         found, first = [c for _, c in row], row[0][1]
-        gains = [_between(c.percent, c.percent_interval, 1, True) for c in found]
-        low, high = first.probability_interval
-        chance = _between(100 * first.probability, (100 * low, 100 * high), 0)
+        gains = [Estimate(c.percent, c.percent_interval, 1, signed=True) for c in found]
+        chance = Estimate(100 * first.probability, [100 * end for end in first.probability_interval], 0)
         shares = [f"{100 * c.share:.0f}" for c in found]
         rows.append([f"{first.method} over {first.reference}", *gains, *shares, chance])
     heads = ["Comparison", *(f"Gain %, {w}" for w in by_world), *(f"Better in %, {w}" for w in by_world)]
@@ -130,7 +105,7 @@ def subgroup_table(evaluations: Evaluations, world: str) -> Table | None:
         for row in result.subgroups:
             cells = groups.setdefault((row["by"], row["group"], row["patients"]), {})
             value, *interval = row["severity_mean"]
-            cells[name] = _between(value, interval, digits)
+            cells[name] = Estimate(value, interval, digits)
     names = [name for name, _ in order]
     rows = [[f"{by}: {group}", count, *map(cells.get, names)] for (by, group, count), cells in groups.items()]
     caption = f"{metric_label(definitions, 'severity_mean')} by what is known at the start, {world} world"
@@ -161,15 +136,18 @@ def changes(evaluation: Evaluation) -> str:
     return "; ".join(f"{k}: {plain(v['used'])} instead of {plain(v['protocol'])}" for k, v in found)
 
 
-def print_evaluations(evaluations: Evaluation | Evaluations, console: Console | None = None) -> None:
+def print_evaluations(evaluations: Evaluation | Evaluations) -> None:
     """Print one evaluation, or several as a table with their paired comparisons."""
-    from rich.console import Console as Terminal
+    from rich.console import Console
 
-    out = console or Terminal()
+    out = Console()
     if isinstance(evaluations, Evaluation):
-        first = evaluations
-        print_table(evaluation_table(first), out)
-        warnings = []
+        first, protocol, warnings = evaluations, evaluations.protocol, []
+        caption = f"{first.name} on {first.bank['name']}: {len(first.per_patient['patient'])} patients x "
+        caption += f"{protocol['episodes']} episodes, {protocol['timing']} timing, K = {protocol['decisions']}"
+        caption += f", view {protocol['view']}" if "view" in protocol else ""
+        columns = {f"{world} world": result for world, result in first.worlds.items()}
+        print_table(metric_table(columns, first.definitions, caption), out)
     else:
         first = next(iter(evaluations.values()))
         by_world = {world: pairs_of(evaluations, world) for world in shared_worlds(evaluations)}

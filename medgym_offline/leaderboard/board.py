@@ -185,11 +185,13 @@ class Ranking:
         entries: Those that have the world, by rank, then by mean.
         ranks: Id -> 1 + the number of entries that are better.
         pairs: Every two of the entries, in their order.
+        apart: Ids of the better and the worse of every two that are told apart.
     """
 
     entries: tuple[Entry, ...]
     ranks: Mapping[str, int]
     pairs: tuple[Pair, ...]
+    apart: tuple[tuple[str, str], ...]
 
 
 def groups(entries: Sequence[Entry]) -> dict[Group, list[Entry]]:
@@ -218,23 +220,24 @@ def _group(entry: Entry) -> Group:
     return Group(entry.disease, entry.data, entry.timing, entry.decisions, how, key)
 
 
-def rank(entries: Sequence[Entry], world: World, metric: str = PAIRED[0]) -> Ranking:
+def rank(entries: Sequence[Entry], world: World) -> Ranking:
     """Ranks of entries of one group by the rule :data:`RULE`; smaller is better.
 
     Args:
         entries: Of one group.
         world: Entries without it are left out.
-        metric: One of :data:`~medgym_offline.leaderboard.entry.PAIRED`.
     """
+    (metric,) = PAIRED
     rows = sorted((e for e in entries if world in e.metrics), key=lambda e: (e.metrics[world][metric], e.id))
     scores = [np.array(e.per_patient[world][metric], dtype=float) for e in rows]
     pairs = tuple(
         Pair(rows[i].id, rows[j].id, *found)
         for (i, j), found in zip(itertools.combinations(range(len(rows)), 2), compare(scores))
     )
-    beaten = [pair.second if pair.difference < 0 else pair.first for pair in pairs if pair.adjusted < LEVEL]
-    ranks = {e.id: 1 + beaten.count(e.id) for e in rows}
-    return Ranking(tuple(sorted(rows, key=lambda e: ranks[e.id])), ranks, pairs)
+    clear = [pair for pair in pairs if pair.adjusted < LEVEL]
+    apart = tuple((p.first, p.second) if p.difference < 0 else (p.second, p.first) for p in clear)
+    ranks = {e.id: 1 + sum(worse == e.id for _, worse in apart) for e in rows}
+    return Ranking(tuple(sorted(rows, key=lambda e: ranks[e.id])), ranks, pairs, apart)
 
 
 def compare(scores: Sequence[NDArray[np.float64]]) -> list[tuple[float, tuple[float, float], float, float]]:

@@ -11,19 +11,21 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from medgym_offline.compute import Compute, read_compute
 from medgym_offline.config import check, from_values, read_json, to_values
 from medgym_offline.diseases.base import FULL
-from medgym_offline.diseases.registry import disease
 from medgym_offline.errors import SubmissionError
+from medgym_offline.evaluation import Evaluation
+from medgym_offline.evaluation.protocol import Bootstrap
+from medgym_offline.evaluation.statistics import Summary, seed_label, summarize
 from medgym_offline.files import POLICY_SUFFIXES, atomic_path, json_text, sha256_file
 from medgym_offline.leaderboard.entry import FORMAT, PAIRED, BuiltIn, Entry, PolicyFile, entry_id, side_of, slug
 
-if TYPE_CHECKING:
-    from medgym_offline.evaluation import Evaluation
-
-__all__ = ["MAX_POLICY_BYTES", "Submission", "build_entry", "read_submission", "submit", "write_submission"]
+__all__ = ["MAX_POLICY_BYTES", "Submission", "build_entry", "read_submission", "submit"]
 
 MAX_ENTRY_BYTES = 4 * 2**20
 MAX_POLICY_BYTES = 256 * 2**20
@@ -99,35 +101,6 @@ def _regular(path: Path, limit: int) -> None:
         raise SubmissionError(f"{path} has {path.stat().st_size >> 20} MB; at most {limit >> 20} are accepted")
 
 
-def write_submission(entry: Entry, policies: Sequence[Path | str], folder: str | Path) -> Submission:
-    """Write a submission folder, whole or not at all, and read it back through every check.
-
-    Args:
-        entry: What is claimed.
-        policies: Where the files that its `policies` name are now, in the same order (a built-in's name is skipped).
-        folder: To be made; may exist only if it is empty or holds an earlier submission.
-
-    Raises:
-        SubmissionError: as :func:`read_submission`, or if `folder` holds something else.
-        PolicyError: a file is no policy that anybody could run.
-    """
-    from medgym_offline.policies import load_policy
-
-    target = Path(folder)
-    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "entry.json").is_file())):
-        raise SubmissionError(f"{target} exists and is no submission; choose another --output")
-    with atomic_path(target) as temporary:
-        temporary.mkdir()
-        for described, source in zip(entry.policies, policies, strict=True):
-            if isinstance(described, PolicyFile):
-                load_policy(source)
-                (temporary / "policies").mkdir(exist_ok=True)
-                shutil.copyfile(source, temporary / described.file)
-        (temporary / "entry.json").write_text(json_text(to_values(entry)), encoding="utf-8")
-        read_submission(temporary)
-    return read_submission(target)
-
-
 _TRAINING_KEYS = 40  # facts kept of a policy file's provenance
 
 
@@ -140,7 +113,7 @@ def submit(
     code: str | None = None,
     compute: Mapping[str, Any] | None = None,
 ) -> Submission:
-    """Build a submission from evaluation results of one method.
+    """Build a submission from evaluation results of one method, whole or not at all, and read it through every check.
 
     Args:
         results: One per training seed: `result.json`, or the folder that `eval --output` wrote.
@@ -156,15 +129,29 @@ def submit(
         ProtocolError: a file is missing or no evaluation result.
         SubmissionError: a policy file is missing beside its result or is not the one evaluated; results that do not
             belong together; `output` holds something else.
+        PolicyError: a file is no policy that anybody could run.
     """
-    from medgym_offline.evaluation import Evaluation
+    from medgym_offline.policies import load_policy
 
+    target = Path(output)
+    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "entry.json").is_file())):
+        raise SubmissionError(f"{target} exists and is no submission; choose another --output")
     paths = [path / "result.json" if (path := Path(result)).is_dir() else path for result in results]
     evaluations = [Evaluation.from_json(path) for path in paths]
     policies = [_policy_of(path, evaluation) for path, evaluation in zip(paths, evaluations)]
     cost = {**_cost(evaluations, policies), **{k: v for k, v in (compute or {}).items() if v is not None}}
     told = {"authors": list(authors), "links": list(links), "code": code, "compute": cost}
-    return write_submission(build_entry(evaluations, policies, name, **told), policies, output)
+    entry = build_entry(evaluations, policies, name, **told)
+    with atomic_path(target) as temporary:
+        temporary.mkdir()
+        for described, source in zip(entry.policies, policies, strict=True):
+            if isinstance(described, PolicyFile):
+                load_policy(source)
+                (temporary / "policies").mkdir(exist_ok=True)
+                shutil.copyfile(source, temporary / described.file)
+        (temporary / "entry.json").write_text(json_text(to_values(entry)), encoding="utf-8")
+        read_submission(temporary)
+    return read_submission(target)
 
 
 def build_entry(evaluations: Sequence[Evaluation], policies: Sequence[Path | str], name: str, **told: Any) -> Entry:
@@ -195,7 +182,7 @@ def build_entry(evaluations: Sequence[Evaluation], policies: Sequence[Path | str
     scope, view = first.policy["scope"], first.protocol.get("view", FULL)
     kind = {"scope": scope, "timing": first.policy["timing"], "decisions": int(first.protocol["decisions"])}
     dataset, split, seeds = alike["dataset"], alike["split"], [_seed(e) for e in evaluations]
-    metrics, intervals = _summaries(evaluations)
+    summaries = {world: _summaries(evaluations, world) for world in first.worlds}
     told = {"authors": [], "links": [], "code": None, "compute": None, **told}
     entry = {
         **told,
@@ -209,8 +196,8 @@ def build_entry(evaluations: Sequence[Evaluation], policies: Sequence[Path | str
         "protocol": {"hash": first.protocol_hash, "settings": first.protocol, "deviations": first.deviations},
         "patients": alike["patients"],
         "seeds": seeds,
-        "metrics": metrics,
-        "intervals": intervals,
+        "metrics": {w: {n: _digits(s.mean) for n, s in found.items()} for w, found in summaries.items()},
+        "intervals": {w: {n: _rounded(s.mean_interval) for n, s in found.items()} for w, found in summaries.items()},
         "per_patient": {
             w: {m: [_rounded(e.worlds[w].per_patient[m]) for e in evaluations] for m in PAIRED} for w in first.worlds
         },
@@ -241,9 +228,7 @@ def _policy_of(result: Path, evaluation: Evaluation) -> Path | str:
 def _describe(evaluation: Evaluation, policy: Path | str, number: int) -> dict[str, Any]:
     if isinstance(policy, str):
         return {"builtin": policy}
-    digest, seed = sha256_file(policy), _seed(evaluation)
-    if digest != evaluation.policy.get("sha256"):
-        raise SubmissionError(f"{policy} is not the file that was evaluated (its sha256 differs); evaluate it again")
+    digest, seed = evaluation.policy["sha256"], _seed(evaluation)
     stem = f"{slug(evaluation.name)}-{f'run{number}' if seed is None else f'seed{seed}'}-{digest[:8]}"
     training = dict(list(evaluation.policy.get("provenance", {}).items())[:_TRAINING_KEYS])
     size = policy.stat().st_size
@@ -270,25 +255,14 @@ def _alike(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _summaries(evaluations: Sequence[Evaluation]) -> tuple[dict[str, Any], dict[str, Any]]:
-    import numpy as np
-
-    from medgym_offline.evaluation.metrics import metrics_of
-    from medgym_offline.evaluation.protocol import Bootstrap
-    from medgym_offline.evaluation.statistics import summarize
-
-    first = evaluations[0]
-    bootstrap = Bootstrap(**first.protocol.get("bootstrap", {}))
-    metrics: dict[str, Any] = {world: {} for world in first.worlds}
-    intervals: dict[str, Any] = {world: {} for world in first.worlds}
-    for world in first.worlds:
-        for name, metric in metrics_of(disease(first.protocol["disease"])).items():
-            columns = [e.worlds[world].per_patient.get(name) for e in evaluations]
-            if all(c is not None and np.isfinite(c).all() for c in columns):
-                summary = summarize(np.array(columns, dtype=float), bootstrap, metric.better)
-                metrics[world][name] = _digits(summary.mean)
-                intervals[world][name] = _rounded(summary.mean_interval)
-    return metrics, intervals
+def _summaries(evaluations: Sequence[Evaluation], world: str) -> dict[str, Summary]:
+    """Summary over (seed x patient) of every metric that all of the evaluations have."""
+    found, bootstrap = {}, Bootstrap(**evaluations[0].protocol.get("bootstrap", {}))
+    for name, metric in evaluations[0].definitions.items():
+        columns = [e.worlds[world].per_patient.get(name) for e in evaluations]
+        if all(c is not None and np.isfinite(c).all() for c in columns):
+            found[name] = summarize(np.array(columns, dtype=float), bootstrap, metric.better)
+    return found
 
 
 def _rounded(values: Iterable[float]) -> list[float]:
@@ -306,8 +280,6 @@ def _digits(value: float) -> float:
 
 def _notes(evaluations: Sequence[Evaluation]) -> list[str]:
     """Every result's notes, the number of training seeds counted over all of them."""
-    from medgym_offline.evaluation.statistics import seed_label
-
     label = "" if evaluations[0].policy["scope"] == "baseline" else seed_label(len(evaluations))
     notes = [note for e in evaluations for note in e.notes if note != seed_label(1)]
     return [note for note in dict.fromkeys([*notes, label]) if note]
@@ -315,8 +287,6 @@ def _notes(evaluations: Sequence[Evaluation]) -> list[str]:
 
 def _cost(evaluations: Sequence[Evaluation], policies: Sequence[Path | str]) -> dict[str, Any]:
     """What `train` recorded beside the policies: hardware, wall time of all runs, updates of each; None if unknown."""
-    from medgym_offline.compute import Compute, read_compute
-
     found = [(read_compute(p) if isinstance(p, Path) else None) or Compute() for p in policies]
     configs = [e.policy.get("provenance", {}).get("config") for e in evaluations]
     stated = [config.get("updates") if isinstance(config, Mapping) else None for config in configs]

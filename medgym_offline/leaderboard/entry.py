@@ -48,6 +48,7 @@ def _with_headline(metrics: dict[str, float]) -> dict[str, float]:
 _PLAIN = r"^[^\x00-\x1f<>]+$"
 Text = Annotated[str, Field(min_length=1, max_length=120, pattern=_PLAIN)]
 Address = Annotated[str, Field(max_length=300, pattern=r"^https?://[^\s<>\"]+$")]
+_FILE = r"^policies/[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|pt2?|onnx)$"
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _NEEDED = Field(json_schema_extra={"required": list(HEADLINE)})
 Metrics = Annotated[dict[str, float], AfterValidator(_with_headline), _NEEDED]
@@ -100,9 +101,7 @@ class BuiltIn:
 class PolicyFile:
     """A policy in one file, directly in `policies/` of the submission; `training` is what it says of its origin."""
 
-    file: Annotated[
-        str, Field(max_length=160, pattern=r"^policies/[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|pt2?|onnx)$")
-    ]
+    file: Annotated[str, Field(max_length=160, pattern=_FILE)]
     sha256: Sha256
     bytes: Annotated[int, Field(ge=1)]
     training: dict[str, Any]
@@ -208,6 +207,11 @@ class Entry:
     def worlds(self) -> tuple[World, ...]:
         """Worlds it was evaluated in, the strictest last."""
         return tuple(world for world in WORLDS if world in self.metrics)
+
+    @property
+    def title(self) -> str:
+        """What tables call it."""
+        return f"{self.name} ({self.scope})"
 
     @property
     def view(self) -> str:
@@ -318,6 +322,7 @@ def gaps(entry: Entry) -> Iterator[str]:
     """Yield one line per thing that an entry may lack and does: what, why it matters, which option adds it."""
     trained, cost = entry.scope != "baseline", ("hardware", "wall_seconds", "updates")
     unknown = [f"--{name.replace('_', '-')}" for name in cost if getattr(entry.compute, name, None) is None]
+    departs = ", ".join(entry.protocol.departures)
     lacking = {
         "support distance and normalized score: evaluate with --dataset ID": entry.dataset is None,
         "the crossfit world: the own world may reward errors of its simulators": entry.worlds == ("own",),
@@ -326,8 +331,6 @@ def gaps(entry: Entry) -> Iterator[str]:
         'authors: --authors "A. Author; B. Author"': not entry.authors,
         "the code of the method: --code https://...": trained and entry.code is None,
         f"what the training cost: {' '.join(unknown)}": trained and bool(unknown),
-        f"the protocol's {', '.join(entry.protocol.departures)}: it stands apart from those that follow it": bool(
-            entry.protocol.departures
-        ),
+        f"the protocol's {departs}: it stands apart from those that follow it": bool(departs),
     }
     yield from (line for line, lacks in lacking.items() if lacks)

@@ -12,10 +12,9 @@ from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.errors import SubmissionError
 from medgym_offline.evaluation.metrics import metrics_of
 from medgym_offline.files import atomic_path, json_text
-from medgym_offline.leaderboard.board import FORMAT, LEVEL, RULE, Board, Group, Ranking, groups, rank
+from medgym_offline.leaderboard.board import FORMAT, RULE, Board, Group, Ranking, groups, rank
 from medgym_offline.leaderboard.entry import BuiltIn, Entry, World, slug
-from medgym_offline.reports.blocks import Cell, Details, Estimate, Facts, Link, Page, Section, Shade, Table
-from medgym_offline.reports.page import write_page
+from medgym_offline.reports.blocks import Cell, Details, Estimate, Facts, Link, Page, Section, Shade, Table, write_page
 
 __all__ = ["build_page"]
 
@@ -56,26 +55,21 @@ def build_page(entries: Sequence[Entry], output: str | Path) -> Path:
         heads = ("Data", "Disease", "Timing", "Entries", "First", "How")
         tables = Table("Entries of a table were made alike", heads, rows) if rows else "No entries yet."
         raw = Table("For programs", ("File",), [(Link("leaderboard.json", "leaderboard.json"),)])
-        sections = [
-            Section("Tables", tables),
-            Section("Ranks at a glance", _overview(overview) if overview else None),
-            Section("How entries are ranked", RULE),
-            Section("Raw data", raw),
-        ]
+        glance, how = _overview(overview) if overview else None, Section("How entries are ranked", RULE)
+        sections = [Section("Tables", tables), Section("Ranks at a glance", glance), how, Section("Raw data", raw)]
         write_page(temporary / "index.html", Page("MedGym Offline leaderboard", sections, _LEAD))
     return folder / "index.html"
 
 
 def _overview(rankings: Sequence[tuple[str, Ranking]]) -> Table:
     """A heat map of methods and tables: the darker, the better the rank in the strictest world."""
-    methods = dict.fromkeys(f"{e.name} ({e.scope})" for _, ranking in rankings for e in ranking.entries)
-    cells: dict[tuple[str, int], Shade] = {}
-    for column, (_, ranking) in enumerate(rankings):
+    columns = []
+    for _, ranking in rankings:
         last = max(len(ranking.entries) - 1, 1)
-        for e in ranking.entries:
-            rank_here = ranking.ranks[e.id]
-            cells[f"{e.name} ({e.scope})", column] = Shade(str(rank_here), 1 - (rank_here - 1) / last)
-    rows = [(method, *(cells.get((method, n)) for n in range(len(rankings)))) for method in methods]
+        ranks = {e.title: ranking.ranks[e.id] for e in ranking.entries}
+        columns.append({title: Shade(str(place), 1 - (place - 1) / last) for title, place in ranks.items()})
+    methods = dict.fromkeys(title for column in columns for title in column)
+    rows = [(method, *(column.get(method) for column in columns)) for method in methods]
     heads = ("Method", *(data for data, _ in rankings))
     return Table("Ranks in the strictest world of each table; the darker the better", heads, rows)
 
@@ -84,7 +78,7 @@ def _group_page(group: Group, rankings: Mapping[World, Ranking]) -> Page:
     definition = find_disease(group.disease)
     known, strictest = metrics_of(definition), next(iter(rankings.values()))
     sections = [Section(f"Ranks, {w} world", _ranks(r, w, known), _pairs(r, known)) for w, r in rankings.items()]
-    sections.append(Section("Entries", *(Details(f"{e.name} ({e.scope})", [_facts(e)]) for e in strictest.entries)))
+    sections.append(Section("Entries", *(Details(e.title, [_facts(e)]) for e in strictest.entries)))
     title = f"{group.data}, {group.timing} timing, at most {group.decisions} decisions"
     lead = f"{definition.label}. {group.how}. The strictest world comes first."
     return Page(title, [*sections, Section("How entries are ranked", RULE)], lead)
@@ -95,35 +89,27 @@ def _ranks(ranking: Ranking, world: World, known: Mapping[str, Metric]) -> Table
     own = [metric.name for metric in find_disease(entries[0].disease).metrics]
     shown = [known[name] for name in dict.fromkeys((*COLUMNS, *own)) if any(name in e.metrics[world] for e in entries)]
     behind = {
-        pair.second: Estimate(-pair.difference, -pair.interval[1], -pair.interval[0], severity.digits, signed=True)
-        for pair in ranking.pairs
-        if pair.first == entries[0].id
+        p.second: Estimate(-p.difference, (-p.interval[1], -p.interval[0]), severity.digits, signed=True)
+        for p in ranking.pairs
+        if p.first == entries[0].id
     }
     within: dict[str, int] = {}
     for scope in {e.scope for e in entries}:
         within |= rank([e for e in entries if e.scope == scope], world).ranks
-    better: dict[str, list[str]] = {e.id: [] for e in entries}
-    worse: dict[str, list[str]] = {e.id: [] for e in entries}
-    names = {e.id: f"{e.name} ({e.scope})" for e in entries}
-    for pair in ranking.pairs:
-        if pair.adjusted < LEVEL:
-            winner, loser = (pair.first, pair.second) if pair.difference < 0 else (pair.second, pair.first)
-            better[loser].append(names[winner])
-            worse[winner].append(names[loser])
+    names = {e.id: e.title for e in entries}
     rows = [
         (
             *(e.name, ranking.ranks[e.id], within[e.id], e.scope, len(e.runs), behind.get(e.id)),
-            *(_cell(e, world, metric) for metric in shown),
+            *(_estimate(e, world, metric) for metric in shown),
             "yes" if e.verification else "no",
-            *("; ".join(found[e.id]) or "nobody" for found in (better, worse)),
+            "; ".join(names[better] for better, worse in ranking.apart if worse == e.id) or "nobody",
+            "; ".join(names[worse] for better, worse in ranking.apart if better == e.id) or "nobody",
         )
         for e in entries
     ]
     units = [f"{m.label}{', ' + m.unit if m.unit else ''}" for m in shown]
-    heads = (
-        *("Method", "Rank", "In its scope", "Scope", "Runs", "Behind the first", *units),
-        *("Verified", "Worse than", "Better than"),
-    )
+    places = ("Rank", "In its scope", "Scope", "Runs", "Behind the first")
+    heads = ("Method", *places, *units, "Verified", "Worse than", "Better than")
     caption = (
         f"Behind the first: paired difference in {severity.label} with its 95 % interval. Other columns: "
         "means over patients and training runs with unpaired 95 % intervals, by which entries must not be compared"
@@ -131,19 +117,15 @@ def _ranks(ranking: Ranking, world: World, known: Mapping[str, Metric]) -> Table
     return Table(caption, heads, rows)
 
 
-def _cell(entry: Entry, world: World, metric: Metric) -> Estimate:
-    low, high = entry.intervals[world].get(metric.name, (None, None))
-    return Estimate(entry.metrics[world].get(metric.name, math.nan), low, high, metric.digits)
+def _estimate(entry: Entry, world: World, metric: Metric) -> Estimate:
+    ends = entry.intervals[world].get(metric.name, (None, None))
+    return Estimate(entry.metrics[world].get(metric.name, math.nan), ends, metric.digits)
 
 
 def _pairs(ranking: Ranking, known: Mapping[str, Metric]) -> Details | None:
-    names, metric = {e.id: f"{e.name} ({e.scope})" for e in ranking.entries}, known["severity_mean"]
+    names, metric = {e.id: e.title for e in ranking.entries}, known["severity_mean"]
     rows = [
-        (
-            *(names[p.first], names[p.second]),
-            Estimate(p.difference, *p.interval, metric.digits, signed=True),
-            f"{p.adjusted:.2g}",
-        )
+        (names[p.first], names[p.second], Estimate(p.difference, p.interval, metric.digits, True), f"{p.adjusted:.2g}")
         for p in ranking.pairs
     ]
     caption = f"{metric.label}, first minus second, with its 95 % interval, and p corrected for {len(rows)} pairs"

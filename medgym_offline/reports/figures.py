@@ -4,34 +4,16 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from medgym_offline.errors import MissingExtraError
-from medgym_offline.reports.blocks import Figure
+from medgym_offline.reports.blocks import COLORS, Figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-__all__ = ["COLORS", "INK", "LINE", "MUTED", "SERIES", "can_draw", "draw_figure", "style"]
-
-COLORS = {
-    "page": ("#fefefe", "#14171a"),
-    "panel": ("#f6f7f8", "#1d2125"),
-    "ink": ("#1a1d21", "#e8eaed"),
-    "muted": ("#5a626b", "#a3abb4"),
-    "line": ("#d5d9de", "#3a4047"),
-    "mark": ("#8a4b00", "#f0b266"),
-    "series-1": ("#0063a8", "#5db3f0"),
-    "series-2": ("#c2410c", "#ff8f5c"),
-    "series-3": ("#00776a", "#3ccfb8"),
-    "series-4": ("#9c3587", "#e48bd0"),
-    "series-5": ("#8a6500", "#dcb64a"),
-    "series-6": ("#5b45c4", "#a99bff"),
-}
-"""Name of the page's CSS variable -> (light, dark). Text on the page has a contrast of 4.5 or more in both."""
+__all__ = ["COLORS", "INK", "LINE", "MUTED", "SERIES", "can_draw", "draw_figure"]
 
 INK, MUTED, LINE = (COLORS[name][0] for name in ("ink", "muted", "line"))
 SERIES = tuple(light for name, (light, _) in COLORS.items() if name.startswith("series"))
@@ -43,42 +25,6 @@ SIZE = (5.0, 3.3)  # inches; 360 points wide, so that a phone shows the text at 
 def can_draw() -> bool:
     """Whether matplotlib is installed (extra `report`)."""
     return find_spec("matplotlib") is not None
-
-
-@contextmanager
-def style(salt: str = "") -> Iterator[None]:
-    """matplotlib's settings for figures of the suite; ids of an SVG depend on `salt`.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-        from cycler import cycler
-    except ImportError:
-        raise MissingExtraError.of("matplotlib", "report", "figures") from None
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",  # text stays text
-        "svg.hashsalt": salt,
-        "font.size": 10.5,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": LINE,
-        "axes.axisbelow": True,
-        "axes.grid": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlelocation": "left",
-        "axes.titlesize": 10.5,
-        "axes.prop_cycle": cycler(color=SERIES),
-        "legend.frameon": False,
-        "xtick.color": MUTED,
-        "ytick.color": MUTED,
-        "grid.color": LINE,
-        "grid.linewidth": 0.6,
-    }
-    with matplotlib.rc_context(settings):
-        yield
 
 
 def draw_figure(
@@ -97,11 +43,33 @@ def draw_figure(
     """
     if not can_draw():
         return Figure(title, "", description, caption)
+    import matplotlib
+    from cycler import cycler
     from matplotlib.figure import Figure as MplFigure
 
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",  # text stays text
+        "svg.hashsalt": title,
+        "font.size": 10.5,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": LINE,
+        "axes.axisbelow": True,
+        "axes.grid": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 10.5,
+        "axes.prop_cycle": cycler(color=SERIES),
+        "legend.frameon": False,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "grid.color": LINE,
+        "grid.linewidth": 0.6,
+    }
     stream = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with style(title):
+    with matplotlib.rc_context(settings):
         canvas = MplFigure(figsize=size, layout="constrained")
         draw(canvas)
         canvas.savefig(stream, format="svg", transparent=True, metadata=nothing)

@@ -18,9 +18,8 @@ from medgym_offline.diseases.base import Component, Disease, Treatment
 from medgym_offline.errors import BankError
 from medgym_offline.files import write_json
 from medgym_offline.progress import Progress
-from medgym_offline.reports.blocks import Block, Cell, Estimate, Figure, Page, Section, Table, Warn
+from medgym_offline.reports.blocks import Block, Cell, Estimate, Figure, Page, Section, Table, Warn, write_page
 from medgym_offline.reports.figures import INK, MUTED, SERIES, draw_figure
-from medgym_offline.reports.page import write_page
 from medgym_offline.simulators import checks
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.checks import response_curves

@@ -17,9 +17,8 @@ from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.evaluation.binding import BoundPolicy, resolve_policy
 from medgym_offline.evaluation.ope import OpeSettings, audit
-from medgym_offline.evaluation.ope.estimators import PerturbedPolicy, monte_carlo_returns
+from medgym_offline.evaluation.ope.estimators import PerturbedPolicy, episode_grid, monte_carlo_returns
 from medgym_offline.evaluation.ope.fqe import FqeConfig, fit_fqe
-from medgym_offline.evaluation.ope.logged import episode_grid
 from tests.evaluation.conftest import Constant
 from tests.helpers import refused, write_recipe
 from tests.leaderboard.workshop import run

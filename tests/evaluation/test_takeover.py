@@ -137,7 +137,7 @@ def test_a_history_begins_before_the_takeover(tiny_bank):
     bound = resolve_policy(policy, tiny_bank, None, None, 20)
     seeds = episode_seeds(0, "test", tiny_bank.patients, 2)
     process = DecisionProcess(tiny_bank, ProcessConfig(timing="fixed"), 24.0)
-    act = taking_over(bound, tiny_bank, 24.0, protocol).act_on(tiny_bank.patients, seeds)
+    act = taking_over(bound, tiny_bank, 24.0, protocol)(tiny_bank.patients, seeds)
     played = rollout(process, act, draw_noise(seeds, tiny_bank, process.config)).actions
     treats = builtin_policy("clinician", tiny_bank, "fixed").act(torch.full((4, 2, 9), 1.0 - 19.2 / 96.0))
     torch.testing.assert_close(played[:, :, 4], treats, rtol=0, atol=1e-3)

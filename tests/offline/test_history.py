@@ -14,7 +14,7 @@ from medgym_offline.envs.rollout import episode_seeds
 from medgym_offline.errors import DatasetError, PolicyError
 from medgym_offline.evaluation import evaluate
 from medgym_offline.evaluation.binding import resolve_policy
-from medgym_offline.evaluation.ope.estimators import perturbed_policy
+from medgym_offline.evaluation.ope.estimators import PerturbedPolicy
 from medgym_offline.offline import OfflineConfig, train
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.policies import HistoryPolicy, StackedActor, save_policy
@@ -223,7 +223,7 @@ def test_evaluation_is_that_of_every_episode_alone(tiny_bank, tmp_path):
     alone = [evaluate(policy, patients=[p], **options).metrics["return"] for p in tiny_bank.patients]
     np.testing.assert_allclose(alone, whole.worlds["own"].per_patient["return"], rtol=1e-4)
     with pytest.raises(PolicyError, match=r"history=4.*train it with history=1"):
-        perturbed_policy(resolve_policy(policy, tiny_bank, None, None, 20), tiny_bank.patients, 0.05)
+        PerturbedPolicy(resolve_policy(policy, tiny_bank, None, None, 20), tiny_bank.patients, 0.05)
 
 
 def test_another_batch_needs_a_reset():

@@ -1,7 +1,7 @@
 """Off-policy evaluation, audited: what a dataset alone says a policy is worth, against what it is worth.
 
-    density      policies with perturbed actions, their returns     logged      a dataset as a grid of episodes
-    estimators   importance sampling, doubly robust, their errors   fqe         fitted Q evaluation, stacked
+    estimators   a dataset as a grid of episodes, importance sampling, doubly robust, their errors
+    fqe          fitted Q evaluation, stacked
     audit        everything, for a set of policies
 
 See `docs/evaluation.md`.

@@ -24,9 +24,8 @@ from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.evaluation.binding import resolve_policy
 from medgym_offline.evaluation.ope import estimators
-from medgym_offline.evaluation.ope.estimators import PerturbedPolicy, monte_carlo_returns, perturbed_policy
+from medgym_offline.evaluation.ope.estimators import Logged, PerturbedPolicy, episode_grid, monte_carlo_returns
 from medgym_offline.evaluation.ope.fqe import FqeConfig, fit_fqe
-from medgym_offline.evaluation.ope.logged import Logged, episode_grid
 from medgym_offline.files import code_version
 from medgym_offline.progress import Progress
 from medgym_offline.simulators.bank import SimulatorBank
@@ -133,12 +132,10 @@ def audit_dataset(
         made = f"behavior {recipe.behavior!r} (sha256 {made[:12]}, here {behavior.digest[:12]})"
         unknown = "so its action probabilities are unknown"
         raise DatasetError(f"{path}: made by another version of {made}, {unknown}; generate {dataset} again")
-    simulators = home if bank is None else load_simulators(bank)
-    found = audit(
-        transitions, recipe, behavior, simulators, policies, worlds=worlds, settings=settings, progress=progress
-    )
-    if simulators.content_hash != manifest["bank"]["content_hash"]:
-        note = f"bank {simulators.name!r} is not the one that made the dataset: estimates and truth differ in patients"
+    place = home if bank is None else load_simulators(bank)
+    found = audit(transitions, recipe, behavior, place, policies, worlds=worlds, settings=settings, progress=progress)
+    if place.content_hash != manifest["bank"]["content_hash"]:
+        note = f"bank {place.name!r} is not the one that made the dataset: estimates and truth differ in patients"
         found = replace(found, warnings=(note, *found.warnings))
     return found
 
@@ -199,7 +196,7 @@ def audit(
     returns: dict[str, list[Tensor]] = {world: [] for world in places}
     with Progress("off-policy evaluation (policies)", len(bound), enabled=progress) as bar:
         for policy in bound:
-            perturbed = perturbed_policy(policy, logged.patients, sigma)
+            perturbed = PerturbedPolicy(policy, logged.patients, sigma)
             for name, value in _estimate(transitions, logged, perturbed, settings).items():
                 values[name].append(value)
             how = config, settings.episodes, sigma, settings.gamma, settings.seed
@@ -227,10 +224,8 @@ def audit(
         "code": code_version(),
     }
     data = (estimators.discount_at_start(logged.dt, settings.gamma) * logged.rewards).sum(-1).numpy()
-    warnings = _warnings(names, sample_size, estimates["fqe"], data, settings, recipe.world, tuple(places))
-    if recipe.records:
-        warnings = (*_CHARTED, *warnings)
-    return OpeAudit(names, logged.patients, estimates, truth, error, sample_size, scores, warnings, info)
+    found = OpeAudit(names, logged.patients, estimates, truth, error, sample_size, scores, (), info)
+    return replace(found, warnings=(*(_CHARTED if recipe.records else ()), *_warnings(found, data, settings)))
 
 
 def _estimate(
@@ -251,26 +246,15 @@ def _estimate(
     }
 
 
-def _warnings(
-    names: tuple[str, ...],
-    sample_size: np.ndarray,
-    fqe: np.ndarray,
-    data: np.ndarray,
-    settings: OpeSettings,
-    home: str,
-    worlds: tuple[str, ...],
-) -> tuple[str, ...]:
+def _warnings(of: OpeAudit, data: np.ndarray, settings: OpeSettings) -> list[str]:
     """What to read before the numbers; `data` holds the logged returns (P, E)."""
-    found = []
-    median = np.median(sample_size, 1)
-    if low := [f"{n} ({size:.1f})" for n, size in zip(names, median) if size < settings.min_sample_size]:
-        found.append(
-            f"effective sample size below {settings.min_sample_size:g} episodes, so WIS and DR rest on a few: "
-            + ", ".join(low)
-        )
+    found, fqe, median = [], of.estimates["fqe"], np.median(of.sample_size, 1)
+    if low := [f"{n} ({size:.1f})" for n, size in zip(of.policies, median) if size < settings.min_sample_size]:
+        few = f"effective sample size below {settings.min_sample_size:g} episodes, so WIS and DR rest on a few: "
+        found.append(few + ", ".join(low))
     beyond = ((fqe < data.min(1)) | (fqe > data.max(1))).sum(1)
-    if far := [f"{n} ({count} of {fqe.shape[1]})" for n, count in zip(names, beyond) if count]:
+    if far := [f"{n} ({count} of {fqe.shape[1]})" for n, count in zip(of.policies, beyond) if count]:
         found.append("FQE extrapolates beyond the patient's logged returns, patients: " + ", ".join(far))
-    if home == "own" and "own" in worlds:
+    if of.info["world_of_dataset"] == "own" and "own" in of.truth:
         found.append("the dataset is of the own world: there the model-based estimate is the truth, up to sampling")
-    return tuple(found)
+    return found

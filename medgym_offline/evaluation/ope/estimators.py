@@ -16,11 +16,13 @@ it. The reward of a hold counts at the hold's start, in truth and estimates alik
 Sources: Precup, Sutton and Singh 2000 (per-decision, weighted); Jiang and Li 2016 (DR); Thomas and Brunskill 2016 (its
 weighted form).
 
-A policy is estimated as it acts with perturbed actions (:func:`perturbed_policy`).
+A policy is estimated as it acts with perturbed actions (:class:`PerturbedPolicy`), from a dataset as a grid of episodes
+(:class:`Logged`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,21 +31,92 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout
-from medgym_offline.errors import PolicyError
+from medgym_offline.errors import DatasetError, PolicyError
 from medgym_offline.evaluation.binding import BoundPolicy, require_repeatable
 from medgym_offline.policies.builtin import RandomPolicy
 from medgym_offline.policies.protocol import clipped_normal_log_prob, clipped_uniform_log_prob
 from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = [
-    "PerturbedPolicy", "discount_at_start", "doubly_robust", "effective_sample_size", "log_ratios",
-    "monte_carlo_returns", "per_decision", "perturbed_policy", "rank_correlation", "regret_at", "score_estimates",
+    "Logged", "PerturbedPolicy", "discount_at_start", "doubly_robust", "effective_sample_size", "episode_grid",
+    "log_ratios", "monte_carlo_returns", "per_decision", "rank_correlation", "regret_at", "score_estimates",
     "self_normalized",
 ]  # fmt: skip
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Logged:
+    """P x E episodes of at most K decisions; rows after the end of an episode are 0 and not valid.
+
+    Attributes:
+        patients: P ids.
+        observations, next_observations: (P, E, K, d), float32.
+        actions: As executed (P, E, K, A), float32.
+        rewards, dt, behavior_log_prob: (P, E, K), float64; dt in the disease's unit of time.
+        valid: (P, E, K), bool.
+    """
+
+    patients: tuple[str, ...]
+    observations: Tensor
+    next_observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    dt: Tensor
+    behavior_log_prob: Tensor
+    valid: Tensor
+
+
+def episode_grid(transitions: Transitions, patients: Sequence[str] | None = None) -> Logged:
+    """The grid of a dataset, episodes of a patient in the order of their numbers.
+
+    Args:
+        transitions: The dataset.
+        patients: Ids; None takes those that have episodes.
+
+    Raises:
+        DatasetError: Patients with different numbers of episodes.
+        UnknownNameError: No such patient, or one without episodes.
+    """
+    transitions.validate()
+    name = transitions.dataset_id or "transitions"
+    positions = transitions.resolve(patients)
+    ids = tuple(transitions.patients[p] for p in positions)
+    starts = transitions.episode_starts()
+    lengths = np.diff(np.r_[starts, len(transitions)])
+    owner = transitions.patient[starts]
+    groups = [np.flatnonzero(owner == p) for p in positions]
+    for patient, group in zip(ids, groups):
+        if len(group) != len(groups[0]):
+            counts = f"patient {patient} has {len(group)} episodes, {ids[0]} has {len(groups[0])}"
+            needs = "off-policy evaluation needs as many for everyone: choose other --patients"
+            raise DatasetError(f"{name}: {counts}; {needs}, or generate the dataset again")
+    if not groups:
+        raise DatasetError(f"{name}: no episodes; generate the dataset again")
+    chosen = np.stack(groups)
+    offset = np.arange(int(lengths[chosen].max()))
+    valid = offset < lengths[chosen][..., None]
+    rows = np.where(valid, starts[chosen][..., None] + offset, 0)
+
+    def grid(values: np.ndarray) -> Tensor:
+        found = values[rows]
+        found[~valid] = 0
+        return torch.from_numpy(found)
+
+    return Logged(
+        ids,
+        grid(transitions.observations),
+        grid(transitions.next_observations),
+        grid(transitions.actions),
+        grid(transitions.rewards).double(),
+        grid(transitions.dt).double(),
+        grid(transitions.behavior_log_prob).double(),
+        torch.from_numpy(valid),
+    )
 
 
 def discount_at_start(dt: Tensor, gamma: float) -> Tensor:
@@ -142,41 +215,38 @@ class PerturbedPolicy:
         bound: The policy.
         patients: P ids, in the order of the patient axis.
         sigma: Standard deviation of the perturbation, above 0.
+
+    Raises:
+        PolicyError: Its actions depend on more than the observation.
     """
 
     bound: BoundPolicy
     patients: tuple[str, ...]
     sigma: float
 
-    @property
-    def uniform(self) -> bool:
-        """Whether the action before the noise is uniform in [-1, 1]^A."""
-        return isinstance(self.bound.policy, RandomPolicy)
+    def __post_init__(self) -> None:
+        if (history := getattr(self.bound.policy, "history", 1)) > 1:
+            needs = "off-policy evaluation needs a function of the observation: train it with history=1"
+            raise PolicyError(f"policy {self.bound.name!r} acts on history={history} observations; {needs}")
+        require_repeatable(self.bound, self.patients)
 
-    def mean(self, observations: Tensor) -> Tensor:
-        """Actions before the noise: (P, B, d) -> (P, B, A); not for the uniform policy."""
+    def mean(self, observations: Tensor) -> Tensor | None:
+        """Actions before the noise: (P, B, d) -> (P, B, A); None where they are uniform in [-1, 1]^A."""
+        if isinstance(self.bound.policy, RandomPolicy):
+            return None
         seeds = np.zeros(observations.shape[:2], dtype=np.int64)
         return self.bound.act_on(self.patients, seeds)(observations)
 
     def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Log-probability of executed actions: (P, B, d), (P, B, A) -> (P, B), float64."""
-        if self.uniform:
+        if (mean := self.mean(observations)) is None:
             return clipped_uniform_log_prob(actions, self.sigma)
-        return clipped_normal_log_prob(actions, self.mean(observations), self.sigma)
+        return clipped_normal_log_prob(actions, mean, self.sigma)
 
     def sample(self, mean: Tensor | None, normal: Tensor, uniform: Tensor) -> Tensor:
         """Actions from what :meth:`mean` gave (None for the uniform policy) and noise, all (..., A)."""
         center = uniform if mean is None else mean
         return (center + self.sigma * normal).clamp(-1.0, 1.0)
-
-
-def perturbed_policy(bound: BoundPolicy, patients: tuple[str, ...], sigma: float) -> PerturbedPolicy:
-    """The policy with noise; `PolicyError` if its actions depend on more than the observation."""
-    if (history := getattr(bound.policy, "history", 1)) > 1:
-        needs = "off-policy evaluation needs a function of the observation: train it with history=1"
-        raise PolicyError(f"policy {bound.name!r} acts on history={history} observations; {needs}")
-    require_repeatable(bound, patients)
-    return PerturbedPolicy(bound, patients, sigma)
 
 
 def monte_carlo_returns(

@@ -19,8 +19,7 @@ from torch import Tensor
 from medgym_offline.config import configuration
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import MedGymError
-from medgym_offline.evaluation.ope.estimators import PerturbedPolicy
-from medgym_offline.evaluation.ope.logged import Logged
+from medgym_offline.evaluation.ope.estimators import Logged, PerturbedPolicy
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import BatchSampler, StackedData, stack_transitions
 from medgym_offline.seeds import derive_seed, torch_generator
@@ -99,7 +98,7 @@ def fit_fqe(
     reference = transitions.definition.process.reference_interval
     scale = OfflineConfig(gamma=gamma**reference, discount="elapsed", state_scaling="learner")
     data = stack_transitions(transitions, "ind", scale, logged.patients)
-    following = _policy_actions(policy, _rows(logged.next_observations, logged, data))
+    following = policy.mean(_rows(logged.next_observations, logged, data))
     if following is not None:
         # Carried at the end of each row, so that the sampler draws them with the next states.
         data = dataclasses.replace(data, rows=torch.cat([data.rows, following], -1))
@@ -139,10 +138,6 @@ def _rows(values: Tensor, logged: Logged, data: StackedData) -> Tensor:
     return rows
 
 
-def _policy_actions(policy: PerturbedPolicy, observations: Tensor) -> Tensor | None:
-    return None if policy.uniform else policy.mean(observations)
-
-
 @torch.no_grad()
 def _values(
     net: StackedMLP, data: StackedData, logged: Logged, policy: PerturbedPolicy, seed: int, config: FqeConfig
@@ -157,7 +152,7 @@ def _values(
         return q.double().view(shape) * logged.valid
 
     def v_of(observations: Tensor, purpose: str) -> Tensor:
-        state, mean = state_of(observations), _policy_actions(policy, observations.flatten(1, 2))
+        state, mean = state_of(observations), policy.mean(observations.flatten(1, 2))
         sources = [torch_generator(seed, f"fqe-{purpose}", key) for key in data.keys]
         size = (state.shape[1], data.action_dim)
         total = torch.zeros(shape, dtype=torch.float64)
