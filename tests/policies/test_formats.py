@@ -8,17 +8,13 @@ import pytest
 import torch
 
 from medgym_offline.errors import MedGymError
-from medgym_offline.policies import (
-    HistoryPolicy,
-    StackedActor,
-    export_onnx,
-    export_program,
-    export_torchscript,
-    load_policy,
-)
-from medgym_offline.policies import save_policy as save
+from medgym_offline.policies.actor import StackedActor
+from medgym_offline.policies.export import export_onnx, export_program, export_torchscript
 from medgym_offline.policies.files import patient_file_stem, patient_of_stem
+from medgym_offline.policies.files import save_policy as save
 from medgym_offline.policies.foreign import EXTRA_FILE
+from medgym_offline.policies.history import HistoryPolicy
+from medgym_offline.policies.loading import load_policy
 from medgym_offline.sequences import NETWORKS
 from medgym_offline.stack import StackedMLP, Steps
 from medgym_offline.windows import window_width
@@ -60,8 +56,7 @@ def test_own_files_hold_everything(tmp_path, suffix, kind, shared, width):
     half = load_policy(save(policy, tmp_path / f"half{suffix}", torch.float16))
     assert half.act(OBSERVATIONS).shape == (3, 20, width)
     # The same policy is the same bytes, and nothing is left behind.
-    save(policy, tmp_path / f"q{suffix}")
-    assert (tmp_path / f"p{suffix}").read_bytes() == (tmp_path / f"q{suffix}").read_bytes()
+    assert save(policy, tmp_path / f"q{suffix}").read_bytes() == (tmp_path / f"p{suffix}").read_bytes()
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -101,8 +96,8 @@ def test_what_is_remembered_lies_outside_the_file(tmp_path, suffix, kind, shared
     policy = remembering(kind, shared, width)
     found = load_policy(EXPORTS[suffix](policy, tmp_path / ("exported" + suffix * shared)))
     assert isinstance(found, HistoryPolicy)
-    assert (found.history, found.decisions, found.timing) == (3, 20, policy.timing)
-    assert (found.observation_dim, found.action_dim) == (9, width)
+    for field in ("history", "decisions", "timing", "observation_dim", "action_dim"):
+        assert getattr(found, field) == getattr(policy, field)
     assert found.provenance["algorithm"] == "test"
     found = found if shared else found.select(IDS)
     for episodes in (20, 7):
