@@ -27,9 +27,8 @@ def _isolated(monkeypatch, tmp_path_factory):
     connect = socket.socket.connect
 
     def guarded(self, address):
-        host = address[0] if isinstance(address, tuple) else ""
-        if isinstance(address, tuple) and host not in ("127.0.0.1", "localhost", "::1"):
-            raise OSError(f"tests do not use the network ({host})")
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "localhost", "::1"):
+            raise OSError(f"tests do not use the network ({address[0]})")
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)

@@ -9,6 +9,7 @@ import sys
 import types
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -66,16 +67,12 @@ def test_every_module_imports_and_hides_no_exported_name():
 
     And a lazily exported function must not share its name with a submodule, whose import would hide it.
     """
-    modules = list(pkgutil.walk_packages(medgym_offline.__path__, "medgym_offline.", onerror=_raise))
+    modules = pkgutil.walk_packages(medgym_offline.__path__, "medgym_offline.", onerror=pytest.fail)
     found = [importlib.import_module(module.name) for module in modules]
     assert "medgym_offline.diseases.toy.model" in [module.__name__ for module in found]
     for package in found:
         for exported in getattr(package, "__all__", ()) if hasattr(package, "__path__") else ():
             assert not isinstance(getattr(package, exported), types.ModuleType), f"{package.__name__}.{exported}"
-
-
-def _raise(name):
-    raise ImportError(f"{name} cannot be imported")
 
 
 def _killed_writing(target, at, monkeypatch):
@@ -112,12 +109,12 @@ def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path, at, monkeyp
 
 
 def test_temporaries_of_living_processes_are_left_alone(tmp_path):
-    with atomic_path(tmp_path / "a.txt") as first:
+    target = tmp_path / "a.txt"
+    with atomic_path(target) as first:
         first.write_text("first")
-        with atomic_path(tmp_path / "a.txt") as second:
+        with atomic_path(target) as second:
             second.write_text("second")
-        assert first.read_text() == "first"
-    assert (tmp_path / "a.txt").read_text() == "first"
+    assert target.read_text() == "first"
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
@@ -126,5 +123,5 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     assert cache_folder("datasets") == tmp_path / "file" / "datasets"
     refused(MedGymError, "set MEDGYM_CACHE", lambda: cache_folder("generate", write=True))
     monkeypatch.delenv("MEDGYM_CACHE")
-    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    refused(MedGymError, "set MEDGYM_CACHE", lambda: cache_folder())
+    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError("no home")))
+    refused(MedGymError, "set MEDGYM_CACHE", cache_folder)

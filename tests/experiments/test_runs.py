@@ -1,6 +1,7 @@
 """Every experiment from its start to its tables, tiny; harm of open-loop schedules."""
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import polars as pl
@@ -29,8 +30,7 @@ def two():
     return load_simulators("sepsis-v0").select([0, 1])
 
 
-def _refuse(*_, **__):
-    raise AssertionError("a finished unit is run again")
+AGAIN = Mock(side_effect=AssertionError("a finished unit is run again"))
 
 
 def test_online(two, tmp_path, monkeypatch):
@@ -45,8 +45,8 @@ def test_online(two, tmp_path, monkeypatch):
         assert line in text
     rows = set(found.filter(pl.col("world") == "own").select(Row._fields).iter_rows())
     assert {tuple(row) for row in recipe.rows()} < rows
-    monkeypatch.setattr(online, "train_behavior", _refuse)
-    monkeypatch.setattr(online, "evaluate", _refuse)
+    monkeypatch.setattr(online, "train_behavior", AGAIN)
+    monkeypatch.setattr(online, "evaluate", AGAIN)
     assert online.run(recipe, tmp_path, bank=two).equals(found)
     with pytest.raises(AssertionError, match="run again"):
         online.run(recipe.model_copy(update={"episodes": 1}), tmp_path, bank=two)
@@ -64,15 +64,15 @@ def test_offline(tmp_path, monkeypatch):
         variants={"wide": {"algorithm": "gcql", "settings": {"theta": 0.75}}},
     )  # fmt: skip
     found = offline.run(recipe, tmp_path, sources=[source])
-    text = offline.markdown(recipe, Scores(found, 20))
+    scores = Scores(found, 20)
+    text = offline.markdown(recipe, scores)
     for line in ("| CQL-F-Ind |", "| data-F |", "| CQL-F-Ind over BC-F-Ind |", "| wide-F-Ind over CQL-F-Ind |"):
         assert line in text
-    scores = Scores(found, 20)
     assert scores.course(Row("data", "data", "fixed", 20), "own", "support_distance")[0] == list(map(float, range(101)))
     page = figures.page(scores, "tiny")
     assert [section.heading for section in page.sections] == [f"{w} world, fixed timing" for w in ("Crossfit", "Own")]
     assert {len(section.blocks) for section in page.sections} == {5}
-    monkeypatch.setattr(offline, "train", _refuse)
+    monkeypatch.setattr(offline, "train", AGAIN)
     assert offline.run(recipe, tmp_path, sources=[source]).equals(found)
 
 
