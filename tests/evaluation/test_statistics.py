@@ -10,16 +10,8 @@ from scipy import stats
 from medgym_offline.diseases.base import Course
 from medgym_offline.diseases.registry import disease
 from medgym_offline.errors import ProtocolError
-from medgym_offline.evaluation import load_protocol, metrics
-from medgym_offline.evaluation.protocol import Bootstrap
-from medgym_offline.evaluation.statistics import (
-    iqm,
-    mean_intervals,
-    paired_difference,
-    probability_of_improvement,
-    summarize,
-    worst_decile,
-)
+from medgym_offline.evaluation import metrics, statistics
+from medgym_offline.evaluation.protocol import Bootstrap, load_protocol
 from medgym_offline.evaluation.subgroups import subgroup_members, subgroup_rows
 from medgym_offline.files import release_folder
 from tests.helpers import refused
@@ -29,32 +21,32 @@ def test_iqm_is_the_trimmed_mean():
     rng = np.random.default_rng(0)
     for n in (4, 8, 100):  # SciPy trims whole observations, so n has to be a multiple of four
         values = rng.normal(size=(3, n))
-        np.testing.assert_allclose(iqm(values), stats.trim_mean(values, 0.25, axis=-1))
+        np.testing.assert_allclose(statistics.iqm(values), stats.trim_mean(values, 0.25, axis=-1))
     # Five values: weights 0, 3/4, 1, 3/4, 0 of the sorted ones, over 2.5.
-    assert iqm(np.array([100.0, 1.0, 3.0, 2.0, -50.0])) == pytest.approx((0.75 * 1 + 2 + 0.75 * 3) / 2.5)
+    assert statistics.iqm(np.array([100.0, 1.0, 3.0, 2.0, -50.0])) == pytest.approx((0.75 * 1 + 2 + 0.75 * 3) / 2.5)
 
 
 def test_worst_decile_follows_the_direction():
     values = np.arange(20.0)
-    assert worst_decile(values, better=-1) == pytest.approx(18.5)
-    assert worst_decile(values, better=1) == pytest.approx(0.5)
-    assert worst_decile(np.array([3.0, 4.0]), better=-1) == 4.0
+    assert statistics.worst_decile(values, better=-1) == pytest.approx(18.5)
+    assert statistics.worst_decile(values, better=1) == pytest.approx(0.5)
+    assert statistics.worst_decile(np.array([3.0, 4.0]), better=-1) == 4.0
 
 
 def test_seeds_are_resampled_within_patients():
     """Patients all alike, seeds not: the interval is as wide as the spread over seeds makes it, not zero."""
     seeds = np.random.default_rng(3).normal(size=(6, 1)) + np.zeros((1, 40))
-    low, high = summarize(seeds, None).mean_interval
+    low, high = statistics.summarize(seeds, None).mean_interval
     # Seeds are redrawn for every patient, so 40 patients average much of the spread away.
     assert high - low == pytest.approx(2 * 1.96 * seeds[:, 0].std() / np.sqrt(6 * 40), rel=0.15)
-    assert summarize(np.full((6, 40), 2.5), None).mean_interval == pytest.approx((2.5, 2.5))
+    assert statistics.summarize(np.full((6, 40), 2.5), None).mean_interval == pytest.approx((2.5, 2.5))
 
 
 def test_coverage_of_the_mean():
     """About 95 % of 200 intervals contain the true mean (binomial: 0.89 is four standard errors below)."""
     rng = np.random.default_rng(5)
     settings = Bootstrap(resamples=400)
-    inside = [low <= 0 <= high for low, high in mean_intervals(rng.normal(size=(200, 60)), settings)]
+    inside = [low <= 0 <= high for low, high in statistics.mean_intervals(rng.normal(size=(200, 60)), settings)]
     assert np.mean(inside) > 0.89
 
 
@@ -62,7 +54,7 @@ def test_paired_interval_is_narrower_than_unpaired():
     rng = np.random.default_rng(7)
     base = rng.normal(5, 2, 80)
     better = base - 0.3 + rng.normal(0, 0.2, 80)
-    found = paired_difference(better, base)
+    found = statistics.paired_difference(better, base)
     low, high = found.difference_interval
     assert found.difference == pytest.approx((better - base).mean())
     assert high - 0.2 < low < high < 0
@@ -70,18 +62,14 @@ def test_paired_interval_is_narrower_than_unpaired():
     assert found.percent_interval[0] > 0
     assert found.share == pytest.approx((better < base).mean())
     # Exchanged, or if larger is better: the same numbers, the other verdict.
-    for other in (paired_difference(base, better), paired_difference(better, base, better=1)):
+    for other in (statistics.paired_difference(base, better), statistics.paired_difference(better, base, better=1)):
         assert other.share == pytest.approx(1 - found.share)
 
 
 def test_groups_cover_everybody_once_per_kind_and_rows_are_means():
     g = np.random.default_rng(0)
-    facts = {
-        "patient": [f"a/{i}" for i in range(40)],
-        "source": ["a"] * 25 + ["b"] * 15,
-        "initial_lactate": list(g.uniform(0.5, 8, 40)),
-        "initial_sofa": list(g.uniform(0, 12, 40)),
-    }
+    facts = {"patient": [f"a/{i}" for i in range(40)], "source": ["a"] * 25 + ["b"] * 15}
+    facts |= {"initial_lactate": list(g.uniform(0.5, 8, 40)), "initial_sofa": list(g.uniform(0, 12, 40))}
     columns = {"severity_mean": g.uniform(0, 12, 40), "safe_hourly": g.uniform(0, 100, 40)}
     members = subgroup_members(facts, disease("sepsis"), columns["severity_mean"])
     for kind in ("initial lactate", "initial SOFA", "data source"):
@@ -95,15 +83,15 @@ def test_groups_cover_everybody_once_per_kind_and_rows_are_means():
         assert row["patients"] == inside.sum()
         for name, values in columns.items():
             assert row[name][0] == pytest.approx(values[inside].mean())
-            assert row[name][1:] == pytest.approx(mean_intervals(values[inside][None], settings)[0])
+            assert row[name][1:] == pytest.approx(statistics.mean_intervals(values[inside][None], settings)[0])
 
 
 def test_probability_of_improvement_is_mann_whitney():
     rng = np.random.default_rng(8)
     a, b = rng.normal(0, 1, (5, 3)), rng.normal(0.5, 1, (4, 3))
     expected = np.mean([stats.mannwhitneyu(b[:, p], a[:, p]).statistic / 20 for p in range(3)])
-    assert probability_of_improvement(a, b, better=-1) == pytest.approx(expected)
-    assert probability_of_improvement(a, a) == pytest.approx(0.5)
+    assert statistics.probability_of_improvement(a, b, better=-1) == pytest.approx(expected)
+    assert statistics.probability_of_improvement(a, a) == pytest.approx(0.5)
 
 
 HOURS = np.arange(97.0)

@@ -75,11 +75,8 @@ def test_worse_luck_never_helps(entry):
     """Under no difference, the share of groups in which anything is told apart is at most about 5 %."""
     wrong = 0
     for seed in range(30):
-        level = 5.0 + numbers(seed, 3.0)
-        rows = [
-            variant(entry, f"m{n}", (level + np.random.default_rng([seed, n]).normal(size=PATIENTS))[None])
-            for n in range(4)
-        ]
+        scores = [5.0 + numbers(seed, 3.0) + np.random.default_rng([seed, n]).normal(size=PATIENTS) for n in range(4)]
+        rows = [variant(entry, f"m{n}", values[None]) for n, values in enumerate(scores)]
         wrong += len(set(rank(rows, "own").ranks.values())) > 1
     assert wrong <= 5  # of 30 x 0.05 = 1.5; more than 5 has a chance of 3e-3 (the seeds are fixed)
 

@@ -4,7 +4,6 @@ import pickle
 import re
 import sys
 import zipfile
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import nn
 from medgym_offline.errors import MedGymError
 from medgym_offline.policies import ModulePolicy, load_policy, save_policy
 from tests.helpers import edit
-from tests.policies.test_formats import IDS, OBSERVATIONS, actor, remembering
+from tests.policies.test_formats import EXPORTS, IDS, OBSERVATIONS, actor, remembering
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -95,13 +94,17 @@ def test_truncated_files(tmp_path, suffix, keep):
 
 def test_foreign_tensors_and_archives(tmp_path):
     save_file({"w": torch.zeros(2)}, tmp_path / "w.safetensors")
-    unreadable(tmp_path / "w.safetensors", "without the metadata")
     torch.save({"w": torch.zeros(2)}, tmp_path / "w.pt")
-    unreadable(tmp_path / "w.pt", "without the policy header")
     with zipfile.ZipFile(tmp_path / "z.pt", "w") as archive:
         archive.writestr("readme.txt", "no policy")
-    unreadable(tmp_path / "z.pt", "")
-    unreadable(tmp_path / "absent.pt", "no such policy")
+    said = {
+        "w.safetensors": "without the metadata",
+        "w.pt": "without the policy header",
+        "z.pt": "",
+        "absent.pt": "no such",
+    }
+    for name, words in said.items():
+        unreadable(tmp_path / name, words)
 
 
 def test_size_limit_counts_unpacked_bytes(tmp_path):
@@ -150,11 +153,7 @@ class Odd(nn.Module):
 
 
 FIXED = nn.Sequential(nn.Linear(9, 3), nn.Tanh())
-WITHOUT_ARCHIVE = find_spec("torch.export.pt2_archive") is None
-SAVED = [
-    (script, "p.pt"),
-    pytest.param(program, "p.pt2", marks=pytest.mark.skipif(WITHOUT_ARCHIVE, reason="old torch")),
-]
+SAVED = [(script, "p.pt")] + [(program, "p.pt2")] * (".pt2" in EXPORTS)
 
 
 @pytest.mark.parametrize(("save", "name"), SAVED)

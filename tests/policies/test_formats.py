@@ -61,9 +61,7 @@ def test_own_files_hold_everything(tmp_path, suffix, kind, shared, width):
 
 
 @pytest.mark.parametrize("suffix", EXPORTS)
-@pytest.mark.parametrize(
-    ("kind", "shared"), [("tanh", False), ("relu", True), ("silu", True), ("codebook", False), ("codebook", True)]
-)
+@pytest.mark.parametrize(("kind", "shared"), [*zip(KINDS, (False, True, True, False)), ("codebook", True)])
 def test_exports_act_alike(tmp_path, suffix, kind, shared):
     export = EXPORTS[suffix]
     policy = actor(kind, shared)
@@ -87,10 +85,11 @@ def remembering(kind, shared, width=4, history=3):
     return HistoryPolicy(StackedActor(net, ids, 20, provenance={"algorithm": "test"}), history)
 
 
+NETS = [("mlp", False, 3), ("gru", True, 4), ("gru", False, 3), ("transformer", True, 4)]
+
+
 @pytest.mark.parametrize("suffix", EXPORTS)
-@pytest.mark.parametrize(
-    ("kind", "shared", "width"), [("mlp", False, 3), ("gru", True, 4), ("gru", False, 3), ("transformer", True, 4)]
-)
+@pytest.mark.parametrize(("kind", "shared", "width"), NETS)
 def test_what_is_remembered_lies_outside_the_file(tmp_path, suffix, kind, shared, width):
     """Decision after decision, in a batch of any size, with what was played in place of what was answered."""
     policy = remembering(kind, shared, width)
@@ -112,9 +111,10 @@ def test_what_is_remembered_lies_outside_the_file(tmp_path, suffix, kind, shared
                 one.took(answer + 0.1)
 
 
-@pytest.mark.parametrize(
-    "change", [{"history": 5}, {"history": 1}, {"history": "3"}, {"timing": "fixed"}, {"disease": "asthma"}]
-)
+CONTRADICTIONS = [{"history": 5}, {"history": 1}, {"history": "3"}, {"timing": "fixed"}, {"disease": "asthma"}]
+
+
+@pytest.mark.parametrize("change", CONTRADICTIONS)
 def test_a_header_that_contradicts_its_network_is_one_line(tmp_path, change):
     path = export_torchscript(remembering("mlp", True), tmp_path / "p.pt")
     extra = {EXTRA_FILE: ""}
