@@ -75,31 +75,25 @@ def test_every_module_imports_and_hides_no_exported_name():
             assert not isinstance(getattr(package, exported), types.ModuleType), f"{package.__name__}.{exported}"
 
 
-def _killed_writing(target, at, monkeypatch):
-    """A process writes a folder, and is killed inside the block, or between the two renames."""
-    if os.fork():
-        assert os.WTERMSIG(os.wait()[1]) == signal.SIGKILL
-        return
-    die, rename = partial(os.kill, os.getpid(), signal.SIGKILL), os.rename
-    if at == "between":
-        monkeypatch.setattr(os, "rename", lambda old, new: (rename(old, new), die()))
-    with atomic_path(target) as temporary:
-        temporary.mkdir()
-        (temporary / "new").write_text("half")
-        if at == "inside":
-            die()
-    os._exit(1)
-
-
 @pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
 @pytest.mark.parametrize("at", ["inside", "between"])
 def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path, at, monkeypatch):
-    """Also between the two renames of a replaced folder: then the old one is put back first."""
+    """Killed inside the block, or between the two renames of a replaced folder: then the old one is put back first."""
     target, other = tmp_path / "folder", tmp_path / ".folder-other.tmp"
     target.mkdir()
     other.mkdir()
     (target / "old").write_text("whole")
-    _killed_writing(target, at, monkeypatch)
+    if not os.fork():
+        die, rename = partial(os.kill, os.getpid(), signal.SIGKILL), os.rename
+        if at == "between":
+            monkeypatch.setattr(os, "rename", lambda old, new: (rename(old, new), die()))
+        with atomic_path(target) as temporary:
+            temporary.mkdir()
+            (temporary / "new").write_text("half")
+            if at == "inside":
+                die()
+        os._exit(1)
+    assert os.WTERMSIG(os.wait()[1]) == signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 3
     assert target.exists() == (at == "inside")
     with pytest.raises(RuntimeError, match="fails"), atomic_path(target):

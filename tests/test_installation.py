@@ -1,6 +1,7 @@
 """What can be installed: pins and bounds agree on every Python named, and pip finds a set of releases on each."""
 
 import os
+import re
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -33,16 +34,14 @@ def declared(python):
     return list(applicable([*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)], python))
 
 
-def pins():
-    """Lines of constraints.txt that are no comments."""
-    lines = (line.partition("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines())
-    return [line for line in lines if line]
+PINS = re.findall(r"^[^#\n]*[^#\s]", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+"""Lines of constraints.txt without comments."""
 
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_every_requirement_has_one_pin_within_its_bounds(python):
     pinned = {}
-    for line in applicable(pins(), python):
+    for line in applicable(PINS, python):
         (specifier,) = line.specifier
         assert specifier.operator == "==", line
         assert line.name not in pinned, f"{line.name} is pinned twice on Python {python}"

@@ -98,25 +98,19 @@ def test_what_a_user_gets_wrong_is_one_line_that_helps(shop, tmp_path):
     zero = shop.evaluate("--policy", "zero")
     (tmp_path / "other.json").write_text("{}")
     (tmp_path / "file").write_text("in the way")
-    done = run("train", "dqn", "--dataset", DATASET, "--updates", "1", "--patients", "1", "--output", "one")
-    assert done.code == 0, done.err
     wrong = [
         ((*zero, "--patients", "prior/00"), "prior/0"),
         ((*zero, "--worlds", "heldout"), "crossfit"),
         ((*zero, "--patients", "1", "--output", tmp_path / "file" / "out"), "file"),
-        (shop.evaluate("--policy", "clinican"), "clinician"),
-        (shop.evaluate("--policy", "one/dqn-ind-seed0.safetensors"), "prior/2"),
         *(((command, "medgym/sepsis-in-v0"), "medgym/sepsis-ind-v0") for command in ("info", "verify", "generate")),
         (("download", "medgym/sepsis-in-v0"), "medgym/sepsis-ind-v0"),
         (("train", "cql", "--dataset", "medgym/workshp-v0", "--output", "x"), DATASET),
         (("train", "gccql", "--dataset", DATASET, "--output", "x"), "gcql"),
         (("train", "cql", "--dataset", DATASET, "--scope", "idn", "--output", "x"), "ind"),
         (("train", "cql", "--dataset", DATASET, "--device", "cpuu", "--output", "x"), "cpu, cuda"),
-        (("ope", "--dataset", DATASET, "--policy", "zero", "--gamma", "2"), "'gamma' is 2.0"),
         (("simulators", "info", "no-such-bank"), "no-such-bank"),
         (("report", tmp_path / "other.json", "--output", "r.html"), "other.json"),
         (("report", "absent.json", "--output", "r.html"), "absent.json"),
-        (("submit", "absent", "--name", "X", "--output", "s"), "absent"),
     ]
     for argv, words in wrong:
         assert words in refused(*argv), argv

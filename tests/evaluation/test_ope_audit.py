@@ -29,22 +29,6 @@ GAMMA = 0.99
 RECIPE = Recipe("medgym/unpublished-v0", "Test.", "tiny", "ind")
 
 
-class Follow:
-    """The best action of the toy process, off by 0.2; a network per patient would do the same."""
-
-    timing = "adaptive"
-
-    def __init__(self, patients):
-        self.patients = patients
-        self.center = torch.tensor([0.3 * (int(p.rsplit("/", 1)[1]) - 1) for p in patients])[:, None]
-
-    def act(self, observations):
-        action = torch.zeros(*observations.shape[:2], 4)
-        action[..., 0] = self.center + 0.4 * observations[..., 0] + 0.2
-        action[..., 3] = 0.2
-        return action
-
-
 class Near(Constant):
     """A behavior that differs a little; tables call it by its class."""
 
@@ -53,9 +37,18 @@ def test_fqe_finds_the_known_value():
     """r = 1 - (0.2 + 0.05 N)^2 - (0.05 N)^2 at hours 0, 32 and 64."""
     data = toy(patients=2, episodes=300)
     logged = episode_grid(data)
-    bound = BoundPolicy(Follow(logged.patients), "follow", "adaptive", DECISIONS)
-    policy, config = PerturbedPolicy(bound, logged.patients, 0.05), FqeConfig(updates=1500, batch=128)
-    found = fit_fqe(data, logged, policy, GAMMA, config=config)
+    center = torch.tensor([0.3 * (int(p.rsplit("/", 1)[1]) - 1) for p in logged.patients])[:, None]
+
+    def act(observations):
+        """The best action of the toy process, off by 0.2; a network per patient would do the same."""
+        action = torch.zeros(*observations.shape[:2], 4)
+        action[..., 0] = center + 0.4 * observations[..., 0] + 0.2
+        action[..., 3] = 0.2
+        return action
+
+    follow = SimpleNamespace(act=act, patients=logged.patients, timing="adaptive")
+    policy = PerturbedPolicy(BoundPolicy(follow, "follow", "adaptive", DECISIONS), logged.patients, 0.05)
+    found = fit_fqe(data, logged, policy, GAMMA, config=FqeConfig(updates=1500, batch=128))
     reward = 1.0 - 0.2**2 - 2 * 0.05**2
     truth = sum(reward * GAMMA ** (32.0 * k) for k in range(DECISIONS))
     assert found.value.numpy() == pytest.approx(truth, abs=0.06)

@@ -53,9 +53,8 @@ def test_pairs_by_name():
     assert find_pairs(["behavior:pop", "behavior"], ["pop"], ["ind"]) == [("behavior:pop", "behavior")]
 
 
-def test_a_report_has_the_numbers_and_its_title_is_no_markup(results, tmp_path):
-    text = write_report(results, tmp_path / "r.html", "A <title> & more").read_text(encoding="utf-8")
-    assert "<title>A &lt;title&gt; &amp; more</title>" in text
+def test_a_report_has_the_numbers(results, tmp_path):
+    text = write_report(results, tmp_path / "r.html").read_text(encoding="utf-8")
     for name, evaluation in results.items():
         for result in evaluation.worlds.values():
             assert f"{result.metrics['severity_mean']:.3f}" in text, name

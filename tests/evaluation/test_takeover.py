@@ -11,14 +11,8 @@ from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.timing import decisions_before
 from medgym_offline.errors import MedGymError, ProtocolError
 from medgym_offline.evaluation import Protocol, compare, evaluate
-from medgym_offline.evaluation.binding import resolve_policy
-from medgym_offline.evaluation.takeover import taking_over
 from medgym_offline.leaderboard import submit
-from medgym_offline.policies import StackedActor
 from medgym_offline.policies.builtin import builtin_policy
-from medgym_offline.policies.history import HistoryPolicy
-from medgym_offline.stack import StackedMLP, Steps
-from medgym_offline.windows import window_width
 from tests.helpers import refused
 from tests.rolled import played
 
@@ -93,6 +87,7 @@ class Remembers:
 
 
 def test_a_policy_remembers_what_the_clinician_did(tiny_bank):
+    """It is asked and told from the start, so that windows of a history hold the clinician's actions."""
     policy = Remembers()
     evaluate(policy, bank=tiny_bank, episodes=1, worlds=["own"], takeover=10.0)
     clinician = builtin_policy("clinician", tiny_bank, "fixed")
@@ -102,24 +97,6 @@ def test_a_policy_remembers_what_the_clinician_did(tiny_bank):
         torch.testing.assert_close(torch.as_tensor(policy.played[k]), treats)
     clock = 96.0 * (1.0 - np.array([float(seen[0, 0, -2]) for seen in policy.asked]))
     np.testing.assert_allclose(clock[:4], [0.0, 4.8, 9.6, 10.0], atol=1e-4)
-
-
-def test_a_history_begins_before_the_takeover(tiny_bank):
-    """Windows hold the clinician's actions: a policy that gives what was given last goes on as the clinician did."""
-    history, width = 2, 3
-    net = StackedMLP(1, (window_width(9, width, history), width), seeds=[0], steps=Steps(history, width))
-    with torch.no_grad():
-        net.layers[0].weight.zero_()
-        net.layers[0].weight[0, 9 : 9 + width] = torch.eye(width)
-    policy, protocol = HistoryPolicy(StackedActor(net, None, 20), history), Protocol(timing="fixed")
-    bound = resolve_policy(policy, tiny_bank, None, None, 20)
-    process, seeds = DecisionProcess(tiny_bank, ProcessConfig(timing="fixed"), 24.0), np.zeros((4, 2), int)
-    act = taking_over(bound, tiny_bank, 24.0, protocol).act_on(tiny_bank.patients, seeds)
-    actions = played(process, act, 0, 2)[0].actions
-    treats = builtin_policy("clinician", tiny_bank, "fixed").act(torch.full((4, 2, 9), 1.0 - 19.2 / 96.0))
-    torch.testing.assert_close(actions[:, :, 4], treats, rtol=0, atol=1e-3)
-    for decision in (5, 6, 19):
-        torch.testing.assert_close(actions[:, :, decision], actions[:, :, decision - 1].tanh())
 
 
 USELESS = [
