@@ -50,17 +50,13 @@ def solver_bank():
 def _workshop(tmp_path_factory):
     from tests.leaderboard.workshop import build
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINARI_DATASETS_PATH", "")
-        patch.setenv("MEDGYM_CACHE", "")
-        return build(tmp_path_factory.mktemp("workshop"))
+    return build(tmp_path_factory.mktemp("workshop"))
 
 
 @pytest.fixture
 def shop(_workshop, monkeypatch, tmp_path):
     """The workshop, with its datasets visible and an empty working directory."""
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(_workshop.minari))
-    monkeypatch.setenv("MEDGYM_CACHE", str(_workshop.root / "cache"))
+    _workshop.open(monkeypatch)
     monkeypatch.chdir(tmp_path)
     return _workshop
 

@@ -1,7 +1,6 @@
 """What can be installed: pins and bounds agree on every Python named, and pip finds a set of releases on each."""
 
 import os
-import re
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -34,8 +33,7 @@ def declared(python):
     return list(applicable([*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)], python))
 
 
-PINS = re.findall(r"^[^#\n]*[^#\s]", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-"""Lines of constraints.txt without comments."""
+PINS = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
 
 
 @pytest.mark.parametrize("python", PYTHONS)

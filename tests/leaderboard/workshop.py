@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 from collections import namedtuple
 from pathlib import Path
 
@@ -46,7 +45,12 @@ class Workshop:
     """Paths of what was built once for the session."""
 
     def __init__(self, root):
-        self.root, self.bank, self.minari = root, root / "bank.safetensors", root / "minari"
+        self.root, self.bank = root, root / "bank.safetensors"
+
+    def open(self, patch):
+        """Make its datasets those of this process."""
+        patch.setenv("MINARI_DATASETS_PATH", str(self.root / "minari"))
+        patch.setenv("MEDGYM_CACHE", str(self.root / "cache"))
 
     def policy(self, seed=0, scope="ind"):
         return self.root / f"dqn-{scope}" / f"dqn-{scope}-seed{seed}.safetensors"
@@ -75,18 +79,18 @@ def build(root):
     mapped_bank(PATIENTS).save(shop.bank)
     fields = {"id": DATASET, "description": "Random.", "bank": "bank.safetensors", "behavior": "random"}
     recipe = write_recipe(root / "recipe.toml", **fields, episodes=4)
-    os.environ["MINARI_DATASETS_PATH"] = str(shop.minari)
-    os.environ["MEDGYM_CACHE"] = str(root / "cache")
     train = ("train", "dqn", "--dataset", DATASET, "--updates", "5")
-    for step in (
-        ("generate", recipe),
+    both = (
         (*train, "--seeds", "2", "--output", root / "dqn-ind"),
         (*train, "--scope", "pop", "--output", root / "dqn-pop"),
-    ):
-        done = run(*step)
-        assert done.code == 0, (step, done.err)
-    for seed in (0, 1):
-        shop.score(shop.policy(seed), shop.result(seed))
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        shop.open(patch)
+        for step in (("generate", recipe), *both):
+            done = run(*step)
+            assert done.code == 0, (step, done.err)
+        for seed in (0, 1):
+            shop.score(shop.policy(seed), shop.result(seed))
     return shop
 
 

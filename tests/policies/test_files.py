@@ -168,11 +168,9 @@ def test_a_module_of_somebody_else_is_batched_over_patients(tmp_path, save, name
     assert isinstance(policy.act(OBSERVATIONS.numpy()), np.ndarray)
 
 
-class OneRow(nn.Module):
+def one_row(x: torch.Tensor) -> torch.Tensor:
     """Right for one observation, whatever is asked."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.view(1, 9)[:, :4]
+    return x.view(1, 9)[:, :4]
 
 
 def test_torchscript_of_wrong_shape_is_refused(tmp_path):
@@ -181,17 +179,16 @@ def test_torchscript_of_wrong_shape_is_refused(tmp_path):
     unreadable(script(tmp_path / "in.pt", nn.Linear(8, 4), 8), "fails on 2 observations of 9 columns")
     unreadable(script(tmp_path / "out.pt", nn.Linear(9, 5)), r"with \(2, 5\), not \(2, 3\) or \(2, 4\)")
     unreadable(script(tmp_path / "nan.pt", broken), "not finite")
-    torch.jit.save(torch.jit.script(OneRow()), str(tmp_path / "one.pt"))
+    torch.jit.script(one_row).save(str(tmp_path / "one.pt"))
     unreadable(tmp_path / "one.pt", r"2 observations .*free batch axis")
 
 
-class Reader(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x[:, :4] + torch.from_file("/tmp/medgym-torchscript-marker", shared=True, size=4)
+def reader(x: torch.Tensor) -> torch.Tensor:
+    return x[:, :4] + torch.from_file("/tmp/medgym-torchscript-marker", shared=True, size=4)
 
 
 def test_torchscript_that_touches_files_is_refused(tmp_path):
-    torch.jit.save(torch.jit.script(Reader()), str(tmp_path / "p.pt"))
+    torch.jit.script(reader).save(str(tmp_path / "p.pt"))
     unreadable(tmp_path / "p.pt", "from_file")
     assert not Path("/tmp/medgym-torchscript-marker").exists()
 
