@@ -22,7 +22,7 @@ from typer.main import get_command
 from medgym_offline.cli import app
 from medgym_offline.datasets import catalogue, recipes, trust
 from medgym_offline.files import release_folder as _folder
-from tests.small_release import build
+from tests.small_release import build, environment
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -74,7 +74,7 @@ def small_release(tmp_path_factory):
     return build(tmp_path_factory.mktemp("release"))
 
 
-def _run(block, working, request, monkeypatch):
+def _run(block, working, small_release, request, monkeypatch):
     folder = working / block.page.stem
     folder.mkdir(exist_ok=True)
     if block.mark.startswith("needs: "):
@@ -87,16 +87,15 @@ def _run(block, working, request, monkeypatch):
     monkeypatch.chdir(folder)
     if block.language == "python":
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(working / "minari"))
-        small = request.getfixturevalue("small_release").root / "datasets"
+        small = small_release / "datasets"
         for module in (catalogue, recipes, trust):
             monkeypatch.setattr(module, "release_folder", lambda name: small if name == "datasets" else _folder(name))
         namespace = NAMESPACES.setdefault(block.page, {"__name__": "__main__"})
         # As many lines before it as on the page, so that a traceback names the page's line.
         exec(compile("\n" * (block.line - 1) + block.code, str(block.page), "exec"), namespace)
         return
-    release = request.getfixturevalue("small_release")
     command = ["bash", "-euo", "pipefail", "-c", block.code]
-    how = {"env": release.environment, "capture_output": True, "text": True, "timeout": 1800}
+    how = {"env": environment(small_release), "capture_output": True, "text": True, "timeout": 1800}
     done = subprocess.run(command, **how, check=False)
     assert done.returncode == 0, f"{block.page.name}, line {block.line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
@@ -106,8 +105,8 @@ def _of_page(page):
 
     class Page:
         @pytest.mark.parametrize("block", list(_parameters(page)))
-        def test_block(self, block, working, request, monkeypatch):
-            _run(block, working, request, monkeypatch)
+        def test_block(self, block, working, small_release, request, monkeypatch):
+            _run(block, working, small_release, request, monkeypatch)
 
     return Page
 
