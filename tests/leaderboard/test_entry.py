@@ -88,7 +88,7 @@ def test_what_the_schema_refuses_the_types_refuse_in_one_line(folder, data):
 TAMPERED = [
     (lambda e: e.update(disease="sepsys"), "unknown disease 'sepsys'; did you mean 'sepsis'?"),
     (lambda e: e.update(disease="toy"), "disease is 'toy', but its protocol is of 'sepsis'"),
-    (lambda e: e["dataset"].update(id="medgym/toy-v0"), "disease is 'sepsis', but dataset 'medgym/toy-v0' is of"),
+    (lambda e: e["dataset"].update(id="medgym/toy-v0"), "is 'sepsis', but dataset 'medgym/toy-v0' is of 'toy'"),
     (lambda e: e.update(name="Other"), "id is"),
     (lambda e: e["protocol"]["deviations"].update(split="x"), "id is"),
     (lambda e: e["metrics"].pop("crossfit"), "metrics has the worlds own, not own, crossfit"),

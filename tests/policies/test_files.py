@@ -97,13 +97,8 @@ def test_foreign_tensors_and_archives(tmp_path):
     torch.save({"w": torch.zeros(2)}, tmp_path / "w.pt")
     with zipfile.ZipFile(tmp_path / "z.pt", "w") as archive:
         archive.writestr("readme.txt", "no policy")
-    said = {
-        "w.safetensors": "without the metadata",
-        "w.pt": "without the policy header",
-        "z.pt": "",
-        "absent.pt": "no such",
-    }
-    for name, words in said.items():
+    said = {"w.safetensors": "without the metadata", "w.pt": "without the policy header", "z.pt": ""}
+    for name, words in (said | {"absent.pt": "no such policy"}).items():
         unreadable(tmp_path / name, words)
 
 
