@@ -11,7 +11,7 @@ os.environ.setdefault("POLARS_MAX_THREADS", "1")  # tables of a few rows: thread
 import pytest
 import torch
 
-from medgym_offline.diseases.sepsis.prior import prior_bank
+from medgym_offline.diseases.sepsis.model import prior_bank
 from tests.helpers import mapped_bank
 
 torch.set_num_threads(1)

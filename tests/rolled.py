@@ -6,7 +6,7 @@ from medgym_offline.datasets.shards import rollout_block
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout
-from medgym_offline.policies.density import clipped_normal_log_prob
+from medgym_offline.policies.protocol import clipped_normal_log_prob
 
 
 def played(process, act, seed, episodes, purpose="evaluation", **options):

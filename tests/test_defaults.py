@@ -9,7 +9,7 @@ import torch
 
 from medgym_offline.datasets import generate, load_dataset
 from medgym_offline.datasets.recipes import Recipe
-from medgym_offline.diseases.sepsis.prior import prior_bank
+from medgym_offline.diseases.sepsis.model import prior_bank
 from medgym_offline.envs import TreatmentEnv, TreatmentVectorEnv
 from medgym_offline.evaluation import evaluate
 from medgym_offline.offline import PROFILES, train

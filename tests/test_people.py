@@ -21,7 +21,7 @@ from medgym_offline.envs.rollout import episode_seeds, rollout
 from medgym_offline.errors import BankError, MedGymError, UnknownNameError
 from medgym_offline.evaluation import Protocol, evaluate
 from medgym_offline.evaluation.binding import resolve_policy
-from medgym_offline.evaluation.takeover import taking_over
+from medgym_offline.evaluation.worlds import taking_over
 from medgym_offline.files import release_folder
 from medgym_offline.leaderboard import submit, verify_submission
 from medgym_offline.offline import OfflineConfig, train
@@ -33,10 +33,10 @@ from medgym_offline.people.records import Record, record
 from medgym_offline.policies import load_policy, save_policy
 from medgym_offline.policies.actor import StackedActor
 from medgym_offline.policies.history import HistoryPolicy
+from medgym_offline.sequences import begin_windows, extend_windows, window_width
 from medgym_offline.simulators import list_banks
-from medgym_offline.simulators.splits import drawn
+from medgym_offline.simulators.bank import drawn
 from medgym_offline.stack import StackedMLP, Steps
-from medgym_offline.windows import begin_windows, extend_windows, window_width
 from tests.leaderboard.workshop import refused, run
 
 QUICK = OfflineConfig(updates=3, batch=8, hidden=8)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import medgym_offline as mgo
-from medgym_offline.cohorts.decisions import DecisionRule, Given, treatments_given
+from medgym_offline.cohorts.cohort import DecisionRule, Given, treatments_given
 from medgym_offline.datasets import Recipe, Transitions, generate, list_recipes, load_dataset, publish, verify
 from medgym_offline.datasets.charts import charted_episodes, read_charts
 from medgym_offline.datasets.clone import CloneConfig, estimate_log_prob

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medgym_offline.cohorts import Cohort, combine, coverage, select_stays
-from medgym_offline.cohorts.frames import Rejections
-from medgym_offline.cohorts.grid import cell_sums
-from medgym_offline.cohorts.intervals import interval_rates, record_rates, sum_overlapping
+from medgym_offline.cohorts.grid import cell_sums, interval_rates, record_rates, sum_overlapping
+from medgym_offline.cohorts.source import Rejections
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import CohortError, UnknownNameError
 from tests.cohorts.conftest import long_table

@@ -18,7 +18,7 @@ from medgym_offline.datasets import (
     read_recipe,
     verify,
 )
-from medgym_offline.datasets.forms import DATA_FILE, Manifest, Metadata
+from medgym_offline.datasets.catalogue import DATA_FILE, Manifest, Metadata
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import sha256_file
 from tests.helpers import write_recipe

@@ -11,7 +11,7 @@ from medgym_offline.datasets.behaviors import action_log_prob, play, process_con
 from medgym_offline.datasets.shards import play_shard
 from medgym_offline.envs.process import DecisionProcess
 from medgym_offline.envs.rollout import dense, episode_seeds
-from medgym_offline.policies.density import clipped_normal_log_prob
+from medgym_offline.policies.protocol import clipped_normal_log_prob
 from medgym_offline.simulators import load_simulators
 
 PATIENTS = 3

@@ -10,9 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medgym_offline.datasets import Transitions, generate, verify
-from medgym_offline.datasets.fingerprint import TOLERANCE, Fingerprint
 from medgym_offline.datasets.transitions import COLUMNS
-from medgym_offline.datasets.trust import compare_rows, identity_of, made_differently, require_release_rows
+from medgym_offline.datasets.trust import (
+    TOLERANCE,
+    Fingerprint,
+    compare_rows,
+    identity_of,
+    made_differently,
+    require_release_rows,
+)
 from medgym_offline.errors import DatasetError
 from tests.helpers import refused
 

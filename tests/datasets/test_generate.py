@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medgym_offline.datasets import generate, list_recipes, load_dataset, read_recipe, shards
-from medgym_offline.datasets.forms import DATA_FILE
+from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.envs import ProcessConfig, draw_noise, episode_seeds
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import cache_folder, sha256_file

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from medgym_offline.datasets import download, generate, publish
-from medgym_offline.datasets.fingerprint import Fingerprint
-from medgym_offline.datasets.forms import DATA_FILE
-from medgym_offline.datasets.trust import recipe_seeds
+from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.datasets.trust import Fingerprint, recipe_seeds
 from medgym_offline.errors import DatasetError
 from tests.datasets.hub import ORG, READER, TOKEN, local_hub
 from tests.helpers import refused

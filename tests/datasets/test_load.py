@@ -14,8 +14,8 @@ import pytest
 from minari.data_collector import EpisodeBuffer
 
 from medgym_offline.datasets import COLUMNS, list_datasets, load_dataset, verify
-from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat
-from medgym_offline.datasets.forms import DATA_FILE
+from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.datasets.transitions import ContentHash, flat_name, read_flat
 from medgym_offline.errors import DatasetError
 from tests.helpers import refused, write_recipe
 

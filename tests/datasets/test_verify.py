@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from medgym_offline.datasets import COLUMNS, generate, verify
-from medgym_offline.datasets.forms import DATA_FILE
+from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.rows import check_rows
-from medgym_offline.diseases.sepsis.prior import prior_bank
+from medgym_offline.diseases.sepsis.model import prior_bank
 
 
 def failed(report_or_checks):
@@ -74,8 +74,8 @@ def test_faults_in_rows_are_found(rows, tiny_bank, expected, column, change):
 
 def _rehash(folder):
     """Forge the checksums, as an attacker or a careless tool would, so that only the meaning can tell."""
-    from medgym_offline.datasets.flat import ContentHash
     from medgym_offline.datasets.load import read_columns, read_metadata
+    from medgym_offline.datasets.transitions import ContentHash
     from medgym_offline.files import sha256_file
 
     metadata = read_metadata(folder)

@@ -17,7 +17,7 @@ from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.evaluation.binding import BoundPolicy, resolve_policy
 from medgym_offline.evaluation.ope import OpeSettings, audit
-from medgym_offline.evaluation.ope.density import PerturbedPolicy, monte_carlo_returns
+from medgym_offline.evaluation.ope.estimators import PerturbedPolicy, monte_carlo_returns
 from medgym_offline.evaluation.ope.fqe import FqeConfig, fit_fqe
 from medgym_offline.evaluation.ope.logged import episode_grid
 from tests.evaluation.conftest import Constant

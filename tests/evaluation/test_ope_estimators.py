@@ -8,7 +8,7 @@ import torch
 
 from medgym_offline.evaluation.ope import estimators as ope
 from medgym_offline.evaluation.ope.estimators import rank_correlation, regret_at, score_estimates
-from medgym_offline.policies.density import clipped_normal_log_prob, clipped_uniform_log_prob
+from medgym_offline.policies.protocol import clipped_normal_log_prob, clipped_uniform_log_prob
 
 DECISIONS, GAMMA = 3, 0.97
 HOLD = torch.tensor([2.0, 5.0], dtype=torch.float64)  # hours, by action

@@ -15,8 +15,7 @@ from medgym_offline.errors import MedGymError, SubmissionError
 from medgym_offline.evaluation import Evaluation
 from medgym_offline.files import release_folder, sha256_file
 from medgym_offline.leaderboard import Entry, entry_schema, read_submission
-from medgym_offline.leaderboard.building import build_entry
-from medgym_offline.leaderboard.submission import MAX_POLICY_BYTES
+from medgym_offline.leaderboard.building import MAX_POLICY_BYTES, build_entry
 from tests.leaderboard.workshop import DATASET, PATIENTS, change, refused, run
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import t
 
 from medgym_offline.leaderboard import groups, rank
-from medgym_offline.leaderboard.ranks import holm
+from medgym_offline.leaderboard.board import holm
 from tests.leaderboard.workshop import variant
 
 PATIENTS = 40

@@ -12,7 +12,7 @@ import torch
 from medgym_offline.evaluation import Evaluation
 from medgym_offline.files import code_version, sha256_file
 from medgym_offline.leaderboard import read_board, read_submission, verify_submission
-from medgym_offline.leaderboard.comparison import Row, fresh_metrics, fresh_rows, rows_of, training_rows
+from medgym_offline.leaderboard.verify import Row, fresh_metrics, fresh_rows, rows_of, training_rows
 from medgym_offline.policies import load_policy, save_policy
 from tests.leaderboard.workshop import change, refused, run
 

@@ -9,9 +9,9 @@ import torch
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.offline import OfflineConfig, train
 from medgym_offline.offline.algorithms import make_objective
-from medgym_offline.offline.ball import Ball
-from medgym_offline.offline.codebook import build_codebook, nearest
 from medgym_offline.offline.data import stack_transitions
+from medgym_offline.offline.discrete import build_codebook, nearest
+from medgym_offline.offline.gcql import Ball
 from tests.helpers import refused
 from tests.offline.toy import batch_of, by_hand, toy
 

@@ -6,7 +6,7 @@ import torch
 from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.algorithms import make_objective
 from medgym_offline.offline.data import stack_transitions
-from medgym_offline.offline.fused import relu_network
+from medgym_offline.offline.networks import relu_network
 from medgym_offline.stack import StackedMLP
 from tests.offline.toy import batch_of, toy
 

@@ -17,13 +17,12 @@ from medgym_offline.envs.rollout import episode_seeds
 from medgym_offline.errors import DatasetError, PolicyError
 from medgym_offline.evaluation import evaluate
 from medgym_offline.evaluation.binding import resolve_policy
-from medgym_offline.evaluation.ope.density import perturbed_policy
+from medgym_offline.evaluation.ope.estimators import perturbed_policy
 from medgym_offline.offline import OfflineConfig, train
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.policies import HistoryPolicy, StackedActor, save_policy
-from medgym_offline.sequences import NETWORKS
+from medgym_offline.sequences import NETWORKS, split_windows, window_width
 from medgym_offline.stack import Steps
-from medgym_offline.windows import split_windows, window_width
 from tests.helpers import refused
 from tests.offline.toy import DECISIONS, toy
 from tests.rolled import rolled

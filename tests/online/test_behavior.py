@@ -13,8 +13,8 @@ import torch
 from medgym_offline.errors import MedGymError, PolicyError, UnknownNameError
 from medgym_offline.online import load_behavior, recipe, train_behavior, train_behavior_files
 from medgym_offline.online.behavior import BehaviorRun
+from medgym_offline.online.config import RELEASE, SCOPES, BehaviorRecipe, behavior_path, load_recipe
 from medgym_offline.online.jobs import EngineOptions
-from medgym_offline.online.recipe import RELEASE, SCOPES, BehaviorRecipe, behavior_path, load_recipe
 from tests.helpers import refused
 from tests.leaderboard.workshop import run
 

@@ -10,8 +10,8 @@ from medgym_offline import evaluate, load_simulators
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.errors import MedGymError
 from medgym_offline.online import TrainConfig, train, train_behavior, train_behavior_files
+from medgym_offline.online.config import BehaviorRecipe
 from medgym_offline.online.networks import GaussianActor
-from medgym_offline.online.recipe import BehaviorRecipe
 from medgym_offline.online.rollouts import ContextualProcess, collect, training_noise
 from medgym_offline.patients import people_hash
 from medgym_offline.people import Clusters, Contexts

@@ -10,8 +10,7 @@ from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.online import TrainConfig, train
 from medgym_offline.online.learner import penalized, update_multiplier
 from medgym_offline.online.networks import GaussianActor
-from medgym_offline.online.replay import rows_of
-from medgym_offline.online.rollouts import advantages, centered, collect, discounts, training_noise
+from medgym_offline.online.rollouts import advantages, centered, collect, discounts, rows_of, training_noise
 from medgym_offline.simulators import load_simulators
 
 ADAPTIVE = ProcessConfig(timing="adaptive", decisions=5)

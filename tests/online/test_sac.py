@@ -5,7 +5,7 @@ import torch
 
 from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.networks import Adam, GaussianActor, TanhMLP
-from medgym_offline.online.replay import Rows, append, draw_rows
+from medgym_offline.online.rollouts import Rows, append, draw_rows
 from medgym_offline.online.sac import SoftLearner, actor_gradient, critic_gradient, soft_step, soft_targets, twin_values
 from tests.online.plain import density, normals, output
 

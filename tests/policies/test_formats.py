@@ -15,9 +15,8 @@ from medgym_offline.policies.files import save_policy as save
 from medgym_offline.policies.foreign import EXTRA_FILE
 from medgym_offline.policies.history import HistoryPolicy
 from medgym_offline.policies.loading import load_policy
-from medgym_offline.sequences import NETWORKS
+from medgym_offline.sequences import NETWORKS, window_width
 from medgym_offline.stack import StackedMLP, Steps
-from medgym_offline.windows import window_width
 from tests.helpers import refused
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -8,15 +8,14 @@ from functools import partial
 import torch
 
 from medgym_offline.errors import PolicyError
-from medgym_offline.policies.foreign import ModulePolicy
-from medgym_offline.policies.limits import TimeLimits
+from medgym_offline.policies.foreign import ModulePolicy, TimeLimits
 from tests.helpers import refused
 
 ENDLESS = """
 import sys, time, torch
 from medgym_offline.errors import PolicyError
 from medgym_offline.policies import load_policy
-from medgym_offline.policies.limits import TimeLimits
+from medgym_offline.policies.foreign import TimeLimits
 
 class Loop(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:

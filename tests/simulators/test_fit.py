@@ -15,9 +15,7 @@ from medgym_offline.cohorts import Cohort
 from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.diseases.sepsis.field import Physics
-from medgym_offline.diseases.sepsis.model import MODEL
-from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock_course
-from medgym_offline.diseases.sepsis.prior import prior_bank
+from medgym_offline.diseases.sepsis.model import MODEL, NeedPrior, estimate_need, prior_bank, shock_course
 from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
 from medgym_offline.errors import BankError
 from medgym_offline.simulators.build import BankRecipe, build_bank
@@ -25,7 +23,7 @@ from medgym_offline.simulators.data import block_steps, clinician_schedule, fit_
 from medgym_offline.simulators.distill import DistillConfig
 from medgym_offline.simulators.fit import FitConfig, fit_alone, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig
-from medgym_offline.simulators.noise import noise_variance
+from medgym_offline.simulators.forecast import noise_variance
 from tests.helpers import edit, refused
 
 PATIENTS = 4

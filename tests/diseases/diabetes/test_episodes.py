@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from medgym_offline.diseases.base import Course
 from medgym_offline.diseases.diabetes import DISEASE
 from medgym_offline.diseases.diabetes.bank import BankRecipe, build
+from medgym_offline.diseases.diabetes.clinician import meals, served
 from medgym_offline.diseases.diabetes.episodes import carbohydrate
-from medgym_offline.diseases.diabetes.meals import meals, served
 from medgym_offline.diseases.diabetes.people import published
 from medgym_offline.diseases.diabetes.risk import CAP, below, consensus, integral, risk
 from medgym_offline.diseases.diabetes.truth import start, truth

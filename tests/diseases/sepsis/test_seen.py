@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 
 from medgym_offline.cohorts import combine, read_source, select_stays
+from medgym_offline.diseases.sepsis import VIEWS
 from medgym_offline.diseases.sepsis.cohort import COHORT
-from medgym_offline.diseases.sepsis.seen import VIEWS
 from medgym_offline.envs import ProcessConfig
 from medgym_offline.envs.views import Lens
 

@@ -13,9 +13,16 @@ from medgym_offline import load_simulators
 from medgym_offline.diseases.scales import Scales
 from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 from medgym_offline.diseases.sepsis.cohort.synthetic import live
-from medgym_offline.diseases.sepsis.truth import STARTS, Model, bank_model, score, true_cases
-from medgym_offline.diseases.sepsis.twin_bank import build_twin, twin_cohort
-from medgym_offline.diseases.sepsis.twin_people import WIDE, TwinPatients, bare_bank, true_world, twin_ids
+from medgym_offline.diseases.sepsis.twin import WIDE, TwinPatients, bare_bank, true_world, twin_ids
+from medgym_offline.diseases.sepsis.twin_bank import (
+    STARTS,
+    Model,
+    bank_model,
+    build_twin,
+    score,
+    true_cases,
+    twin_cohort,
+)
 from medgym_offline.errors import BankError
 from medgym_offline.simulators import World
 from medgym_offline.simulators.build import BankRecipe
