@@ -27,9 +27,8 @@ def _isolated(monkeypatch, tmp_path_factory):
     connect = socket.socket.connect
 
     def guarded(self, address):
-        host = address[0] if isinstance(address, tuple) else ""
-        if isinstance(address, tuple) and host not in ("127.0.0.1", "localhost", "::1"):
-            raise OSError(f"tests do not use the network ({host})")
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "localhost", "::1"):
+            raise OSError(f"tests do not use the network ({address[0]})")
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
@@ -51,17 +50,13 @@ def solver_bank():
 def _workshop(tmp_path_factory):
     from tests.leaderboard.workshop import build
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINARI_DATASETS_PATH", "")
-        patch.setenv("MEDGYM_CACHE", "")
-        return build(tmp_path_factory.mktemp("workshop"))
+    return build(tmp_path_factory.mktemp("workshop"))
 
 
 @pytest.fixture
 def shop(_workshop, monkeypatch, tmp_path):
     """The workshop, with its datasets visible and an empty working directory."""
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(_workshop.minari))
-    monkeypatch.setenv("MEDGYM_CACHE", str(_workshop.root / "cache"))
+    _workshop.open(monkeypatch)
     monkeypatch.chdir(tmp_path)
     return _workshop
 

@@ -10,8 +10,11 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+
+from medgym_offline.policies.files import save_policy
+from medgym_offline.policies.loading import load_policy
+from medgym_offline.simulators import load_simulators
 
 ROOT = Path(__file__).parent.parent
 PATIENTS = 8
@@ -33,41 +36,31 @@ main()
 """
 
 
-@dataclass(frozen=True)
-class SmallRelease:
-    """Where it lies."""
-
-    root: Path
-
-    @property
-    def environment(self):
-        """Variables of a shell in which `medgym-offline` and `python` are those of this release."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("MEDGYM", "MINARI"))}
-        path = f"{self.root / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        home = {"HOME": str(self.root / "home"), "PYTHONPATH": str(self.root), "PATH": path}
-        return kept | home | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+def environment(root):
+    """Variables of a shell in which `medgym-offline` and `python` are those of a release."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MEDGYM", "MINARI"))}
+    path = f"{root / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    home = {"HOME": str(root / "home"), "PYTHONPATH": str(root), "PATH": path}
+    return kept | home | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def build(root):
-    """Make the release in an empty folder."""
-    from medgym_offline.policies import load_policy, save_policy
-    from medgym_offline.simulators import load_simulators
-
+    """Make the release in an empty folder, which is returned."""
     without_caches = shutil.ignore_patterns("__pycache__")
     for folder in ("medgym_offline", "experiments", "evaluation", "datasets"):
         shutil.copytree(ROOT / folder, root / folder, ignore=without_caches)
     for folder in ("home", "bin", "generation/banks", "generation/behaviors", "leaderboard/submissions"):
         (root / folder).mkdir(parents=True)
+    made = root / "generation"
     for recipe in (ROOT / "generation").glob("*.toml"):
-        shutil.copy(recipe, root / "generation")
-    for bank in (ROOT / "generation" / "banks").glob("*.safetensors"):
-        whole = load_simulators(bank)
-        whole.select(range(min(PATIENTS, len(whole)))).save(root / "generation" / "banks" / bank.name)
+        shutil.copy(recipe, made)
+    for file in (ROOT / "generation" / "banks").glob("*.safetensors"):
+        bank = load_simulators(file)
+        bank.select(range(min(PATIENTS, len(bank)))).save(made / "banks" / file.name)
     for file in (ROOT / "generation" / "behaviors").glob("*.safetensors"):
         policy = load_policy(file)
-        if policy.patients is not None:
-            policy = policy.select(policy.patients[:PATIENTS])
-        save_policy(policy, root / "generation" / "behaviors" / file.name)
+        shared = policy.patients is None
+        save_policy(policy if shared else policy.select(policy.patients[:PATIENTS]), made / "behaviors" / file.name)
     for manifest in (root / "datasets").glob("*.manifest.json"):
         manifest.unlink()  # they speak of the full release
     core = root / "datasets" / "core.toml"
@@ -79,4 +72,4 @@ def build(root):
     program = root / "bin" / "medgym-offline"
     program.write_text(_PROGRAM.format(python=sys.executable, root=str(root), sizes=SIZES), encoding="utf-8")
     program.chmod(0o755)
-    return SmallRelease(root)
+    return root

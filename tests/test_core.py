@@ -9,6 +9,7 @@ import sys
 import types
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_every_module_imports_and_hides_no_exported_name():
 
     And a lazily exported function must not share its name with a submodule, whose import would hide it.
     """
-    modules = list(pkgutil.walk_packages(medgym_offline.__path__, "medgym_offline.", onerror=_raise))
+    modules = pkgutil.walk_packages(medgym_offline.__path__, "medgym_offline.", onerror=pytest.fail)
     found = [importlib.import_module(module.name) for module in modules]
     assert "medgym_offline.diseases.toy.model" in [module.__name__ for module in found]
     for package in found:
@@ -74,35 +75,25 @@ def test_every_module_imports_and_hides_no_exported_name():
             assert not isinstance(getattr(package, exported), types.ModuleType), f"{package.__name__}.{exported}"
 
 
-def _raise(name):
-    raise ImportError(f"{name} cannot be imported")
-
-
-def _killed_writing(target, at, monkeypatch):
-    """A process writes a folder, and is killed inside the block, or between the two renames."""
-    if os.fork():
-        assert os.WTERMSIG(os.wait()[1]) == signal.SIGKILL
-        return
-    die, rename = partial(os.kill, os.getpid(), signal.SIGKILL), os.rename
-    if at == "between":
-        monkeypatch.setattr(os, "rename", lambda old, new: (rename(old, new), die()))
-    with atomic_path(target) as temporary:
-        temporary.mkdir()
-        (temporary / "new").write_text("half")
-        if at == "inside":
-            die()
-    os._exit(1)
-
-
 @pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
 @pytest.mark.parametrize("at", ["inside", "between"])
 def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path, at, monkeypatch):
-    """Also between the two renames of a replaced folder: then the old one is put back first."""
+    """Killed inside the block, or between the two renames of a replaced folder: then the old one is put back first."""
     target, other = tmp_path / "folder", tmp_path / ".folder-other.tmp"
     target.mkdir()
     other.mkdir()
     (target / "old").write_text("whole")
-    _killed_writing(target, at, monkeypatch)
+    if not os.fork():
+        die, rename = partial(os.kill, os.getpid(), signal.SIGKILL), os.rename
+        if at == "between":
+            monkeypatch.setattr(os, "rename", lambda old, new: (rename(old, new), die()))
+        with atomic_path(target) as temporary:
+            temporary.mkdir()
+            (temporary / "new").write_text("half")
+            if at == "inside":
+                die()
+        os._exit(1)
+    assert os.WTERMSIG(os.wait()[1]) == signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 3
     assert target.exists() == (at == "inside")
     with pytest.raises(RuntimeError, match="fails"), atomic_path(target):
@@ -112,12 +103,12 @@ def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path, at, monkeyp
 
 
 def test_temporaries_of_living_processes_are_left_alone(tmp_path):
-    with atomic_path(tmp_path / "a.txt") as first:
+    target = tmp_path / "a.txt"
+    with atomic_path(target) as first:
         first.write_text("first")
-        with atomic_path(tmp_path / "a.txt") as second:
+        with atomic_path(target) as second:
             second.write_text("second")
-        assert first.read_text() == "first"
-    assert (tmp_path / "a.txt").read_text() == "first"
+    assert target.read_text() == "first"
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
@@ -126,5 +117,5 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     assert cache_folder("datasets") == tmp_path / "file" / "datasets"
     refused(MedGymError, "set MEDGYM_CACHE", lambda: cache_folder("generate", write=True))
     monkeypatch.delenv("MEDGYM_CACHE")
-    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    refused(MedGymError, "set MEDGYM_CACHE", lambda: cache_folder())
+    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError("no home")))
+    refused(MedGymError, "set MEDGYM_CACHE", cache_folder)

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from typer.main import get_command
 
+from medgym_offline.cli import app
 from medgym_offline.datasets import catalogue, recipes
 from medgym_offline.files import release_folder as _folder
-from tests.small_release import build
+from tests.small_release import build, environment
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,7 +31,8 @@ BLOCK = re.compile(
     r"```(?P<language>python|bash)\n(?P<code>.*?)^```",
     re.DOTALL | re.MULTILINE,
 )
-SECONDS = 1800
+NAMESPACES = {}
+"""What the blocks of Python of a page have named so far."""
 
 
 class Block(NamedTuple):
@@ -71,12 +74,7 @@ def small_release(tmp_path_factory):
     return build(tmp_path_factory.mktemp("release"))
 
 
-@pytest.fixture(scope="session")
-def namespaces():
-    return {}
-
-
-def _run(block, working, namespaces, request, monkeypatch):
+def _run(block, working, small_release, request, monkeypatch):
     folder = working / block.page.stem
     folder.mkdir(exist_ok=True)
     if block.mark.startswith("needs: "):
@@ -89,18 +87,16 @@ def _run(block, working, namespaces, request, monkeypatch):
     monkeypatch.chdir(folder)
     if block.language == "python":
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(working / "minari"))
-        small = request.getfixturevalue("small_release").root / "datasets"
+        small = small_release / "datasets"
         for module in (catalogue, recipes):
             monkeypatch.setattr(module, "release_folder", lambda name: small if name == "datasets" else _folder(name))
-        namespace = namespaces.setdefault(block.page, {"__name__": "__main__"})
+        namespace = NAMESPACES.setdefault(block.page, {"__name__": "__main__"})
         # As many lines before it as on the page, so that a traceback names the page's line.
         exec(compile("\n" * (block.line - 1) + block.code, str(block.page), "exec"), namespace)
         return
-    release = request.getfixturevalue("small_release")
     command = ["bash", "-euo", "pipefail", "-c", block.code]
-    done = subprocess.run(
-        command, env=release.environment, capture_output=True, text=True, timeout=SECONDS, check=False
-    )
+    how = {"env": environment(small_release), "capture_output": True, "text": True, "timeout": 1800}
+    done = subprocess.run(command, **how, check=False)
     assert done.returncode == 0, f"{block.page.name}, line {block.line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
@@ -109,8 +105,8 @@ def _of_page(page):
 
     class Page:
         @pytest.mark.parametrize("block", list(_parameters(page)))
-        def test_block(self, block, working, namespaces, request, monkeypatch):
-            _run(block, working, namespaces, request, monkeypatch)
+        def test_block(self, block, working, small_release, request, monkeypatch):
+            _run(block, working, small_release, request, monkeypatch)
 
     return Page
 
@@ -122,24 +118,18 @@ for _page in PAGES:
 
 def _commands(code):
     """The words of every `medgym-offline` command of a bash block."""
-    for line in code.replace("\\\n", " ").splitlines():
-        found = re.search(r"(?:^|[\s;(])medgym-offline (.+)", line)
-        if found is not None:
-            yield shlex.split(found[1].split("; do")[0], comments=True)
+    for words in re.findall(r"(?:^|[\s;(])medgym-offline (.+)", code.replace("\\\n", " "), re.MULTILINE):
+        yield shlex.split(words.split("; do")[0], comments=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_commands_and_their_options_exist(page):
     """In blocks that run, in those that do not, and in the sentences and tables between them."""
-    from typer.main import get_command
-
-    from medgym_offline.cli import app
-
     text = page.read_text(encoding="utf-8")
     written = [block.code for block in read_blocks(page) if block.language == "bash"]
     # `medgym-offline COMMAND ...` stands for any command.
     written += [" ".join(code.split()) for code in re.findall(r"`(medgym-offline [a-z][^`]*)`", text)]
-    for words in (words for code in written for words in _commands(code)):
+    for words in _commands("\n".join(written)):
         command, rest = get_command(app), words
         while rest and hasattr(command, "commands") and not rest[0].startswith("-"):
             assert rest[0] in command.commands, words

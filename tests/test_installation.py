@@ -33,16 +33,13 @@ def declared(python):
     return list(applicable([*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)], python))
 
 
-def pins():
-    """Lines of constraints.txt that are no comments."""
-    lines = (line.partition("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines())
-    return [line for line in lines if line]
+PINS = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
 
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_every_requirement_has_one_pin_within_its_bounds(python):
     pinned = {}
-    for line in applicable(pins(), python):
+    for line in applicable(PINS, python):
         (specifier,) = line.specifier
         assert specifier.operator == "==", line
         assert line.name not in pinned, f"{line.name} is pinned twice on Python {python}"

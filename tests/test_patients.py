@@ -21,22 +21,22 @@ INDEX = PatientIndex(("a/1", "a/2", "7", "b"), "bank 'toy'")
 PART = PatientIndex(INDEX.ids, "part", (1, 3))
 
 
-@pytest.mark.parametrize(
-    ("patients", "positions"),
-    [
-        (None, [0, 1, 2, 3]),
-        (2, [0, 1]),
-        (np.int64(2), [0, 1]),
-        (torch.tensor(2), [0, 1]),
-        ("b", [3]),
-        ("7", [2]),  # text is an id, whatever it looks like
-        (["b", 0], [3, 0]),
-        (np.array([2, 1]), [2, 1]),
-        (torch.tensor([2]), [2]),
-        (range(1, 3), [1, 2]),
-        ((p for p in ("a/2", "b")), [1, 3]),
-    ],
-)
+MEANT = [
+    (None, [0, 1, 2, 3]),
+    (2, [0, 1]),
+    (np.int64(2), [0, 1]),
+    (torch.tensor(2), [0, 1]),
+    ("b", [3]),
+    ("7", [2]),  # text is an id, whatever it looks like
+    (["b", 0], [3, 0]),
+    (np.array([2, 1]), [2, 1]),
+    (torch.tensor([2]), [2]),
+    (range(1, 3), [1, 2]),
+    ((p for p in ("a/2", "b")), [1, 3]),
+]
+
+
+@pytest.mark.parametrize(("patients", "positions"), MEANT)
 def test_words_for_patients(patients, positions):
     assert INDEX.resolve(patients) == positions
 
@@ -51,9 +51,8 @@ def test_words_for_nobody(patients):
 
 
 def test_a_part_has_only_those_present():
-    assert PART.resolve(None) == [1, 3]
-    assert PART.resolve(1) == [1]
-    assert PART.resolve(["b", 1]) == [3, 1]
+    for patients, positions in ((None, [1, 3]), (1, [1]), (["b", 1], [3, 1])):
+        assert PART.resolve(patients) == positions
     for patients in (3, ["a/1"], [0], "7"):
         refused(UnknownNameError, "", partial(PART.resolve, patients))
 
@@ -73,22 +72,17 @@ def readers(bank):
     }
 
 
-@pytest.mark.parametrize("patients", [9.0, "nobody"])
-def test_every_reader_refuses_alike(tiny_bank, patients):
-    for read in readers(tiny_bank).values():
-        refused(UnknownNameError, "patient", partial(read, patients))
-
-
-def test_a_patient_named_twice_is_no_second_patient(tiny_bank):
+def test_every_reader_refuses_alike(tiny_bank):
     for name, read in readers(tiny_bank).items():
+        for patients in (9.0, "nobody"):
+            refused(UnknownNameError, "patient", partial(read, patients))
         if name in ("environments", "evaluate", "learners", "logged"):
             refused(UnknownNameError, "twice", partial(read, [1, 1]))
     refused(UnknownNameError, "twice", lambda: parse_patients("prior/1,prior/1", tiny_bank.patients, "bank"))
 
 
 def test_a_command_takes_a_number_or_ids(tiny_bank):
-    assert parse_patients("2", tiny_bank.patients, "bank") == ["prior/0", "prior/1"]
-    assert parse_patients("prior/3, prior/1", tiny_bank.patients, "bank") == ["prior/3", "prior/1"]
-    assert parse_patients("all", tiny_bank.patients, "bank") is None
+    told = {"2": ["prior/0", "prior/1"], "prior/3, prior/1": ["prior/3", "prior/1"], "all": None}
+    assert {text: parse_patients(text, tiny_bank.patients, "bank") for text in told} == told
     for text in ("0", "5", "--3", "2.5", ",", "1,2"):
         refused(UnknownNameError, "", partial(parse_patients, text, tiny_bank.patients, "bank"))

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medgym_offline.engine import report
-from medgym_offline.errors import MedGymError
+from medgym_offline.engine import encode, report, run
 from medgym_offline.seeds import torch_generator
+
+NAMES = ("a", "b", "c", "d")
 
 
 def chain(name, steps=40):
@@ -22,33 +23,21 @@ def chain(name, steps=40):
     return {"x": x, "sum": np.asarray(x.double().sum()), "name": name, "threads": torch.get_num_threads()}
 
 
-def killed_once(name, marks, victim):
-    """:func:`chain`, but the worker that first works on `victim` is killed as by the operating system."""
+def killed(name, marks, victim="", times=1):
+    """:func:`chain`, but the first workers on `victim` are killed as by the operating system; each leaves a mark."""
     mark = Path(marks) / name
-    first = not mark.exists()
     with open(mark, "a") as stream:
         stream.write(f"{os.getpid()}\n")
-    if name == victim and first:
+    if name == victim and len(mark.read_text().split()) <= times:
         os.kill(os.getpid(), signal.SIGKILL)
     return chain(name)
 
 
-def always_killed(name, victim):
+def fails(name, victim, error):
+    """:func:`chain`, but `victim` raises."""
     if name == victim:
-        os.kill(os.getpid(), signal.SIGKILL)
+        raise error
     return chain(name)
-
-
-def refuses(name, victim, user):
-    if name == victim:
-        raise MedGymError("dose is -1; it must be 0 or more") if user else ZeroDivisionError("a bug")
-    return chain(name)
-
-
-def counted(name, marks):
-    with open(Path(marks) / name, "a") as stream:
-        stream.write("x")
-    return name
 
 
 def slow_on_node(name, marks):
@@ -59,3 +48,13 @@ def slow_on_node(name, marks):
         stream.write(ray.get_runtime_context().get_node_id() + "\n")
     time.sleep(1.5)
     return chain(name)
+
+
+def computed(function, *arguments, **options):
+    """Results of a shard for each name, as bytes."""
+    return encode(run(function, {name: (name, *arguments) for name in NAMES}, progress=False, **options))
+
+
+def attempts(marks):
+    """How often each name was worked on."""
+    return [len((Path(marks) / name).read_text().split()) for name in NAMES]

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from medgym_offline.engine import encode, run
-from tests.engine.shards import chain, killed_once, slow_on_node
+from tests.engine.shards import attempts, chain, computed, killed, slow_on_node
 
 ray = pytest.importorskip("ray", reason="ray is not installed (extra `cluster`)")
 pytestmark = pytest.mark.slow
-NAMES = ("a", "b", "c", "d")
 ROOT = Path(__file__).parents[2]
 
 
@@ -44,16 +42,11 @@ def cluster(monkeypatch):
 
 
 def test_the_death_of_a_worker_and_of_a_node_cost_their_shard_only(cluster, tmp_path):
-    wanted = run(chain, {name: (name,) for name in NAMES}, progress=False)
-    for part in ("worker", "node"):
-        (tmp_path / part).mkdir()
-
-    shards = {name: (name, str(tmp_path / "worker"), "b") for name in NAMES}
-    found = run(killed_once, shards, engine="ray", address=cluster.address, progress=False)
-    assert {n: encode(v) for n, v in found.items()} == {n: encode(v) for n, v in wanted.items()}
-    assert {n: len((tmp_path / "worker" / n).read_text().split()) for n in NAMES} == {"a": 1, "b": 2, "c": 1, "d": 1}
-
-    marks = tmp_path / "node"
+    wanted, marks = computed(chain), tmp_path / "node"
+    marks.mkdir()
+    (tmp_path / "worker").mkdir()
+    assert computed(killed, tmp_path / "worker", "b", engine="ray", address=cluster.address) == wanted
+    assert attempts(tmp_path / "worker") == [1, 2, 1, 1]
 
     def kill_node():
         """Once two shards run, take away the node that runs one of them."""
@@ -63,13 +56,10 @@ def test_the_death_of_a_worker_and_of_a_node_cost_their_shard_only(cluster, tmp_
 
     killer = threading.Thread(target=kill_node)
     killer.start()
-    shards = {name: (name, str(marks)) for name in NAMES}
     gone = cluster.nodes[1].node_id
-    found = run(slow_on_node, shards, engine="ray", address=cluster.address, workers=2, progress=False)
+    assert computed(slow_on_node, marks, engine="ray", address=cluster.address, workers=2) == wanted
     killer.join()
-    assert {n: encode(v) for n, v in found.items()} == {n: encode(v) for n, v in wanted.items()}
-    visits = {name: (marks / name).read_text().split() for name in NAMES}
-    lost = [name for name, nodes in visits.items() if len(nodes) > 1]
-    assert len(lost) == 1
-    assert visits[lost[0]][0] == gone
-    assert all(nodes[-1] != gone for nodes in visits.values())
+    visits = [mark.read_text().split() for mark in marks.iterdir()]
+    ((first, *_),) = (nodes for nodes in visits if len(nodes) > 1)
+    assert first == gone
+    assert all(nodes[-1] != gone for nodes in visits)

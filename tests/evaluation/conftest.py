@@ -18,8 +18,7 @@ class Constant:
 
     def act(self, observations):
         observations = torch.as_tensor(observations)
-        if self.patients is not None:
-            assert observations.shape[0] == len(self.patients)
+        assert self.patients is None or len(observations) == len(self.patients)
         u = self.u if self.patients is None else self.u[:, None]
         # A little feedback, so that actions differ between states.
         a = (2 * u - 1).expand(*observations.shape[:2], 3) + 0.1 * torch.tanh(observations[..., :3])
@@ -40,24 +39,13 @@ def behavior(tiny_bank, treatments):
 @pytest.fixture(scope="session")
 def transitions(tiny_bank, behavior):
     """Six episodes per patient of the behavior, perturbed as in eq. 15."""
-
-    def act(observations):
-        return torch.as_tensor(behavior.act(observations.numpy()))
-
-    return rolled(tiny_bank, act)
+    return rolled(tiny_bank, lambda observations: torch.as_tensor(behavior.act(observations)))
 
 
 @pytest.fixture(scope="session")
 def results(tiny_bank, behavior, treatments, transitions):
     """Five policies, with support distances, in both worlds."""
-    policies = {
-        "behavior": behavior,
-        "near-ind": Constant(treatments + 0.05, tiny_bank.patients),
-        "near-pop": Constant(treatments.mean(0)),
-        "max": "max",
-        "zero": "zero",
-    }
-    return {
-        name: evaluate(policy, bank=tiny_bank, episodes=3, dataset=transitions, name=name)
-        for name, policy in policies.items()
-    }
+    near = {"ind": Constant(treatments + 0.05, tiny_bank.patients), "pop": Constant(treatments.mean(0))}
+    policies = {"behavior": behavior, "near-ind": near["ind"], "near-pop": near["pop"], "max": "max", "zero": "zero"}
+    settings = {"bank": tiny_bank, "episodes": 3, "dataset": transitions}
+    return {name: evaluate(policy, name=name, **settings) for name, policy in policies.items()}

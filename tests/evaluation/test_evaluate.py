@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import json
 import threading
+from types import SimpleNamespace as Answer
 
 import jsonschema
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 from medgym_offline import sepsis
+from medgym_offline.datasets import catalogue
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
-from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
+from medgym_offline.envs.rollout import dense
 from medgym_offline.errors import MedGymError, PolicyError, ProtocolError, UnknownNameError
 from medgym_offline.evaluation import Evaluation, evaluate
 from medgym_offline.evaluation import worlds as worlds_module
@@ -21,19 +23,12 @@ from medgym_offline.policies import StackedActor, export_torchscript, save_polic
 from medgym_offline.stack import StackedMLP
 from tests.evaluation.conftest import Constant
 from tests.helpers import refused
+from tests.rolled import played
 
 
-def actor(patients, width=4, decisions=20):
+def actor(patients, seed=0):
     count = 1 if patients is None else len(patients)
-    return StackedActor(StackedMLP(count, (9, 16, width), seeds=range(count)), patients, decisions)
-
-
-class Answer:
-    """A policy that answers with whatever a function of the observations gives."""
-
-    def __init__(self, answer, **attributes):
-        self.act = answer
-        self.__dict__.update(attributes)
+    return StackedActor(StackedMLP(count, (9, 16, 4), seeds=range(seed, seed + count)), patients, 20)
 
 
 def table(evaluation):
@@ -48,10 +43,9 @@ def test_numbers_are_those_of_the_rollout(tiny_bank, behavior):
     found = evaluate(behavior, bank=tiny_bank, episodes=2, seed=5, worlds=["crossfit"])
     bank = tiny_bank.world("crossfit")
     process = DecisionProcess(bank, ProcessConfig(timing="adaptive", decisions=20))
-    seeds = episode_seeds(5, "evaluation", bank.patients, 2)
-    played = rollout(process, lambda o: torch.as_tensor(behavior.act(o)), draw_noise(seeds, bank, process.config))
-    np.testing.assert_allclose(found.per_patient["return"], played.rewards.double().sum(-1).mean(-1), rtol=1e-5)
-    states, treatments = dense(process, played, torch.arange(97.0))
+    again, _ = played(process, lambda o: torch.as_tensor(behavior.act(o)), 5, 2)
+    np.testing.assert_allclose(found.per_patient["return"], again.rewards.double().sum(-1).mean(-1), rtol=1e-5)
+    states, treatments = dense(process, again, torch.arange(97.0))
     physical = bank.denormalize(states)
     severity = sepsis.sofa(physical, bank.denormalize_treatment(treatments)[..., 1]).double()
     np.testing.assert_allclose(found.per_patient["severity_mean"], severity.mean((1, 2)), rtol=1e-5)
@@ -61,50 +55,43 @@ def test_numbers_are_those_of_the_rollout(tiny_bank, behavior):
     assert found.metrics["severity_mean"] == pytest.approx(severity.mean().item(), rel=1e-4)
     np.testing.assert_allclose(found.curves["severity"]["mean"], severity.mean((0, 1)), rtol=1e-3)
     # The end of the last decision is the state at 96 h.
-    np.testing.assert_allclose(found.per_patient["severity_end"], played.severity[:, :, -1].double().mean(1), rtol=1e-5)
+    np.testing.assert_allclose(found.per_patient["severity_end"], again.severity[:, :, -1].double().mean(1), rtol=1e-5)
 
 
 # -- independence, seeds ---------------------------------------------------------------------------------------------
 
 
-def test_a_patient_alone_equals_its_row(tiny_bank, behavior, transitions):
-    for policy in (behavior, "random", "clinician"):
-        whole = evaluate(policy, bank=tiny_bank, episodes=2, worlds=["own"], dataset=transitions)
-        alone = evaluate(policy, bank=tiny_bank, episodes=2, worlds=["own"], dataset=transitions, patients=[2])
+def test_a_patient_alone_and_in_any_block_equals_its_row(tiny_bank, behavior, transitions, monkeypatch):
+    settings = {"bank": tiny_bank, "episodes": 2, "worlds": ["own"], "dataset": transitions}
+    for policy, takeover in ((behavior, None), ("random", None), ("clinician", None), (behavior, 12.0)):
+        whole = evaluate(policy, takeover=takeover, **settings)
+        alone = evaluate(policy, takeover=takeover, patients=[2], **settings)
+        with monkeypatch.context() as patch:
+            patch.setattr(worlds_module, "_BUDGET", 1)  # one patient and one episode at a time
+            cut = evaluate(policy, takeover=takeover, **settings)
         assert alone.per_patient["patient"].tolist() == ["prior/2"]
+        assert "support_distance" in whole.per_patient
         np.testing.assert_allclose(table(alone)[:, 0], table(whole)[:, 2], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(table(cut), table(whole), rtol=1e-5, atol=1e-5)
 
 
-def test_shards_and_blocks_of_episodes_do_not_matter(tiny_bank, behavior, monkeypatch):
-    for policy in (behavior, "random"):
-        tables = []
-        for budget in (10_000_000, 1):  # all at once; one patient and one episode at a time
-            monkeypatch.setattr(worlds_module, "_BUDGET", budget)
-            tables.append(table(evaluate(policy, decisions=5, bank=tiny_bank, episodes=2, patients=2, worlds=["own"])))
-        np.testing.assert_allclose(tables[1], tables[0], rtol=1e-5, atol=1e-5)
+def test_episodes_and_seed_of_any_kind_of_number_decide_the_result(tiny_bank):
+    def found(episodes, seed):
+        return evaluate("zero", bank=tiny_bank, episodes=episodes, seed=seed, worlds=["own"], patients=1)
 
-
-def test_more_episodes_extend_the_same_ones(tiny_bank):
-    one, two, again = (evaluate("zero", bank=tiny_bank, episodes=n, worlds=["own"], patients=1) for n in (1, 2, 2))
-    assert again.to_json() == two.to_json()
-    assert one.metrics["return"] != two.metrics["return"]
-    assert (
-        evaluate("zero", bank=tiny_bank, episodes=1, worlds=["own"], patients=1, seed=9).metrics["return"]
-        != (one.metrics["return"])
-    )
+    whole = found(2, 2)
+    assert found(np.int64(2), np.int64(2)).to_json() == whole.to_json()
+    assert len({e.metrics["return"] for e in (whole, found(1, 2), found(1, 9))}) == 3
 
 
 def test_worlds_side_by_side_give_the_same_result(tmp_path, tiny_bank):
-    path = tmp_path / "policy.safetensors"
-    save_policy(actor(tiny_bank.patients), path)
-    one, two = (evaluate(path, bank=tiny_bank, episodes=2, workers=n) for n in (1, 2))
-    assert one.to_json() == two.to_json()
-    assert list(two.worlds) == ["own", "crossfit"]
-    export_torchscript(actor(None), tmp_path / "exported.pt")  # d3rlpy's save_policy writes such files
-    save_policy(actor(None), tmp_path / "shared.safetensors")  # one network for all, asked from both threads
-    for name in ("exported.pt", "shared.safetensors"):
-        one, two = (evaluate(tmp_path / name, bank=tiny_bank, episodes=4, workers=n) for n in (1, 2))
+    files = [save_policy(actor(tiny_bank.patients), tmp_path / "own.safetensors")]
+    files.append(export_torchscript(actor(None), tmp_path / "exported.pt"))  # d3rlpy's save_policy writes such files
+    files.append(save_policy(actor(None), tmp_path / "shared.safetensors"))  # one network, asked from both threads
+    for file in files:
+        one, two = (evaluate(file, bank=tiny_bank, episodes=4, workers=n) for n in (1, 2))
         assert one.to_json() == two.to_json()
+        assert list(two.worlds) == ["own", "crossfit"]
 
 
 def test_what_may_not_bear_two_questions_at_once_is_asked_by_one_thread(tiny_bank):
@@ -115,7 +102,7 @@ def test_what_may_not_bear_two_questions_at_once_is_asked_by_one_thread(tiny_ban
         asked.add(threading.current_thread())
         return np.zeros((*observations.shape[:2], 3), np.float32)
 
-    evaluate(Answer(act), bank=tiny_bank, episodes=1, workers=2)
+    evaluate(Answer(act=act), bank=tiny_bank, episodes=1, workers=2)
     assert asked == {threading.current_thread()}
 
 
@@ -123,27 +110,20 @@ def test_what_may_not_bear_two_questions_at_once_is_asked_by_one_thread(tiny_ban
 
 
 def test_individual_policies_are_matched_by_id(tiny_bank, treatments):
-    straight = evaluate(Constant(treatments, tiny_bank.patients), bank=tiny_bank, episodes=1, worlds=["own"])
-    order = [3, 0, 2, 1]
-    shuffled = Constant(treatments[order], tuple(tiny_bank.patients[i] for i in order))
-    assert np.array_equal(table(evaluate(shuffled, bank=tiny_bank, episodes=1, worlds=["own"])), table(straight))
-    stacked = actor(tiny_bank.patients)
-    a = evaluate(stacked, bank=tiny_bank, episodes=1, worlds=["own"])
-    reordered = stacked.select([tiny_bank.patients[i] for i in order])
-    np.testing.assert_allclose(
-        table(evaluate(reordered, bank=tiny_bank, episodes=1, worlds=["own"])), table(a), rtol=1e-5
-    )
+    order, stacked = [3, 0, 2, 1], actor(tiny_bank.patients)
+    turned = tuple(tiny_bank.patients[i] for i in order)
+    plain = Constant(treatments, tiny_bank.patients), Constant(treatments[order], turned)
+    for pair, tolerance in ((plain, 0.0), ((stacked, stacked.select(turned)), 1e-5)):
+        found, again = (table(evaluate(p, bank=tiny_bank, episodes=1, worlds=["own"])) for p in pair)
+        np.testing.assert_allclose(again, found, rtol=tolerance)
 
 
 def test_file_object_and_hash(tmp_path, tiny_bank):
-    path = tmp_path / "policy.safetensors"
-    save_policy(actor(None), path)
-    loaded = evaluate(path, bank=tiny_bank, episodes=1, worlds=["own"])
-    direct = evaluate(actor(None), bank=tiny_bank, episodes=1, worlds=["own"])
+    path = save_policy(actor(None), tmp_path / "policy.safetensors")
+    loaded, direct = (evaluate(p, bank=tiny_bank, episodes=1, worlds=["own"]) for p in (path, actor(None)))
     assert np.array_equal(table(loaded), table(direct))
-    assert loaded.name == "policy"
-    assert len(loaded.policy["sha256"]) == 64
-    assert (loaded.policy["kind"], loaded.policy["scope"], direct.policy["sha256"]) == ("file", "pop", None)
+    assert (loaded.name, loaded.policy["kind"], loaded.policy["scope"]) == ("policy", "file", "pop")
+    assert (len(loaded.policy["sha256"]), direct.policy["sha256"]) == (64, None)
 
 
 def test_missing_patients_are_named(tiny_bank, treatments):
@@ -160,7 +140,8 @@ def test_actions_that_are_not_finite_name_the_patient(value, tiny_bank):
             actions[1] = value
         return actions
 
-    refused(PolicyError, "not finite for patient prior/1", lambda: evaluate(Answer(act), bank=tiny_bank, episodes=1))
+    policy = Answer(act=act)
+    refused(PolicyError, "not finite for patient prior/1", lambda: evaluate(policy, bank=tiny_bank, episodes=1))
 
 
 COUNT = itertools.count()
@@ -175,7 +156,7 @@ UNSTEADY = {
 
 @pytest.mark.parametrize("message", UNSTEADY)
 def test_policies_that_depend_on_the_batch_are_refused(message, tiny_bank):
-    policy = Answer(lambda seen: torch.tanh(UNSTEADY[message](seen)).expand(*seen.shape[:2], 3), timing="fixed")
+    policy = Answer(act=lambda seen: torch.tanh(UNSTEADY[message](seen)).expand(*seen.shape[:2], 3), timing="fixed")
     refused(PolicyError, message, lambda: evaluate(policy, bank=tiny_bank, episodes=2, worlds=["own"]))
 
 
@@ -183,10 +164,9 @@ def test_a_folder_has_a_hash_of_its_content(tiny_bank, tmp_path):
     """Otherwise a retrained folder of the same name would go on from the results of the old one."""
 
     def found(seed):
-        net = StackedMLP(len(tiny_bank), (9, 4, 3), seeds=range(seed, seed + len(tiny_bank)))
-        policy = StackedActor(net, tiny_bank.patients, 20)
         for patient in tiny_bank.patients:
-            save_policy(policy.select([patient]), tmp_path / "ind" / f"{patient.replace('/', '__')}.safetensors")
+            path = tmp_path / "ind" / f"{patient.replace('/', '__')}.safetensors"
+            save_policy(actor(tiny_bank.patients, seed).select([patient]), path)
         return evaluate(tmp_path / "ind", bank=tiny_bank, episodes=1, worlds=("own",)).policy["sha256"]
 
     assert found(0) == found(0) != found(1)
@@ -194,12 +174,12 @@ def test_a_folder_has_a_hash_of_its_content(tiny_bank, tmp_path):
 
 WRONG = [
     (PolicyError, "adaptive timing and cannot be evaluated with fixed", actor(None), {"timing": "fixed"}),
-    (PolicyError, "width 3", Answer(lambda o: np.zeros((*o.shape[:2], 3)), timing="adaptive"), {}),
-    (PolicyError, "observations of width 8", Answer(lambda o: np.zeros((*o.shape[:2], 3)), observation_dim=8), {}),
-    (PolicyError, "shape", Answer(lambda o: np.zeros((*o.shape[:2], 5))), {}),
-    (PolicyError, "shape", Answer(lambda o: np.zeros(o.shape[:2])), {}),
-    (PolicyError, "not an array of numbers", Answer(lambda o: "treat"), {}),
-    (PolicyError, "failed on observations", Answer(lambda o: o.no_such_method()), {}),
+    (PolicyError, "width 3", Answer(act=lambda o: np.zeros((*o.shape[:2], 3)), timing="adaptive"), {}),
+    (PolicyError, "observations of width 8", Answer(act=lambda o: o[..., :3], observation_dim=8), {}),
+    (PolicyError, "shape", Answer(act=lambda o: np.zeros((*o.shape[:2], 5))), {}),
+    (PolicyError, "shape", Answer(act=lambda o: np.zeros(o.shape[:2])), {}),
+    (PolicyError, "not an array of numbers", Answer(act=lambda o: "treat"), {}),
+    (PolicyError, "failed on observations", Answer(act=lambda o: o.no_such_method()), {}),
     (UnknownNameError, "timing", "zero", {"timing": "hourly"}),
     (UnknownNameError, "world", "zero", {"worlds": ["heaven"]}),
     (UnknownNameError, "did you mean 'zero'", "zerro", {}),
@@ -217,19 +197,10 @@ def test_mistakes_are_one_line(tiny_bank, error, words, policy, arguments):
     refused(error, words, lambda: evaluate(policy, **{"bank": tiny_bank, "episodes": 1, **arguments}))
 
 
-def test_numbers_may_be_numpys(tiny_bank):
-    one, other = (
-        evaluate("zero", bank=tiny_bank, patients=1, worlds=["own"], **{n: kind(2) for n in ("episodes", "seed")})
-        for kind in (int, np.int64)
-    )
-    assert one.to_json() == other.to_json()
-
-
 def test_worlds_of_the_bank_are_the_protocols(tiny_bank):
     """A bank without a `true` world follows the protocol; leaving out a world that it has does not."""
     both = evaluate("zero", bank=tiny_bank, episodes=1)
-    assert list(both.worlds) == ["own", "crossfit"]
-    assert "worlds" not in both.deviations
+    assert (list(both.worlds), "worlds" in both.deviations) == (["own", "crossfit"], False)
     own = evaluate("zero", bank=tiny_bank, episodes=1, worlds=["own"])
     assert own.deviations["worlds"] == {"protocol": ["own", "crossfit"], "used": ["own"]}
     assert any("own world only" in note for note in own.notes)
@@ -242,25 +213,21 @@ def test_support_orders_policies(results):
     distance = {name: e.metrics["support_distance"] for name, e in results.items()}
     assert distance["behavior"] < distance["near-ind"] < distance["max"]
     own = results["behavior"].support
-    assert own["policy"]["count"] == 4 * 3 * 20
+    assert (own["policy"]["count"], results["max"].metrics["support_outside"]) == (4 * 3 * 20, 100.0)
     assert own["behavior"]["mean"] > 0
-    assert results["max"].metrics["support_outside"] == 100.0
-    # The stored median is that of the per-decision distances that the mean summarizes.
     assert own["policy"]["quantiles"][0] <= own["policy"]["mean"] <= own["policy"]["quantiles"][100]
 
 
 def test_normalized_score_only_for_the_datasets_patients(tiny_bank, transitions, monkeypatch):
-    import medgym_offline.datasets.catalogue as catalogue
-
     known = catalogue.DatasetInfo("medgym/unpublished-v0", "", None, None, None, {"random": -100.0, "expert": -50.0})
     monkeypatch.setattr(catalogue, "dataset_info", lambda name: known)
-    whole = evaluate("zero", bank=tiny_bank, episodes=1, worlds=["own"], dataset=transitions)
-    assert whole.metrics["normalized_score"] == pytest.approx(2 * (whole.metrics["return"] + 100), rel=1e-5)
-    some = evaluate("zero", bank=tiny_bank, episodes=1, worlds=["own"], dataset=transitions, patients=2)
-    assert "normalized_score" not in some.metrics
+    settings = {"bank": tiny_bank, "episodes": 1, "worlds": ["own"], "dataset": transitions}
+    whole = evaluate("zero", **settings).metrics
+    assert whole["normalized_score"] == pytest.approx(2 * (whole["return"] + 100), rel=1e-5)
+    assert "normalized_score" not in evaluate("zero", patients=2, **settings).metrics
     other = dataclasses.replace(known, reward="paper")
     monkeypatch.setattr(catalogue, "dataset_info", lambda name: other)
-    assert "normalized_score" not in evaluate("zero", bank=tiny_bank, episodes=1, dataset=transitions).metrics
+    assert "normalized_score" not in evaluate("zero", **settings).metrics
 
 
 # -- the record --------------------------------------------------------------------------------------------------------
@@ -270,13 +237,12 @@ def test_the_tidy_table_is_the_result(results):
     """Means of the table are the metrics; stacked tables are compared by group."""
     found = results["near-ind"]
     table = found.table()
-    assert table.columns == list(COLUMNS)
+    assert (table.columns, set(table["scope"])) == (list(COLUMNS), {"ind"})
     assert len(table) == sum((len(w.per_patient) - 1) * 4 for w in found.worlds.values())
-    assert set(table["scope"]) == {"ind"}
     means = table.group_by("world", "metric").agg(pl.col("value").mean())
     for world, metric, value in means.iter_rows():
         assert value == pytest.approx(found.worlds[world].metrics[metric], rel=1e-12)
-    both = pl.concat([found.table(), results["zero"].table()])
+    both = pl.concat([table, results["zero"].table()])
     severity = both.filter(metric="severity_mean", world="own").pivot("method", index="patient", values="value")
     expected = found.per_patient["severity_mean"] - results["zero"].per_patient["severity_mean"]
     assert (severity["near-ind"] - severity["zero"]).to_list() == pytest.approx(expected.tolist())

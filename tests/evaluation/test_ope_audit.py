@@ -25,38 +25,29 @@ from tests.leaderboard.workshop import run
 from tests.offline.toy import DECISIONS, toy
 
 GAMMA = 0.99
-FAST = FqeConfig(updates=60, batch=64, hidden=32)
-
-
-class Follow:
-    """The best action of the toy process, off by `offset`; a network per patient would do the same."""
-
-    timing = "adaptive"
-
-    def __init__(self, patients, offset=0.2):
-        self.patients, self.offset = patients, offset
-        self.center = torch.tensor([0.3 * (int(p.rsplit("/", 1)[1]) - 1) for p in patients])[:, None]
-
-    def act(self, observations):
-        action = torch.zeros(*observations.shape[:2], 4)
-        action[..., 0] = self.center + 0.4 * observations[..., 0] + self.offset
-        action[..., 3] = 0.2
-        return action
+RECIPE = Recipe("medgym/unpublished-v0", "Test.", "tiny", "ind")
 
 
 class Near(Constant):
     """A behavior that differs a little; tables call it by its class."""
 
 
-def perturbed(patients):
-    return PerturbedPolicy(BoundPolicy(Follow(patients), "follow", "adaptive", DECISIONS), patients, 0.05)
-
-
 def test_fqe_finds_the_known_value():
     """r = 1 - (0.2 + 0.05 N)^2 - (0.05 N)^2 at hours 0, 32 and 64."""
     data = toy(patients=2, episodes=300)
     logged = episode_grid(data)
-    found = fit_fqe(data, logged, perturbed(logged.patients), GAMMA, config=FqeConfig(updates=1500, batch=128))
+    center = torch.tensor([0.3 * (int(p.rsplit("/", 1)[1]) - 1) for p in logged.patients])[:, None]
+
+    def act(observations):
+        """The best action of the toy process, off by 0.2; a network per patient would do the same."""
+        action = torch.zeros(*observations.shape[:2], 4)
+        action[..., 0] = center + 0.4 * observations[..., 0] + 0.2
+        action[..., 3] = 0.2
+        return action
+
+    follow = SimpleNamespace(act=act, patients=logged.patients, timing="adaptive")
+    policy = PerturbedPolicy(BoundPolicy(follow, "follow", "adaptive", DECISIONS), logged.patients, 0.05)
+    found = fit_fqe(data, logged, policy, GAMMA, config=FqeConfig(updates=1500, batch=128))
     reward = 1.0 - 0.2**2 - 2 * 0.05**2
     truth = sum(reward * GAMMA ** (32.0 * k) for k in range(DECISIONS))
     assert found.value.numpy() == pytest.approx(truth, abs=0.06)
@@ -74,25 +65,15 @@ def test_grid_holds_the_rows_of_the_dataset(transitions):
     assert torch.allclose(logged.dt.sum(-1), torch.full((4, 6), 96.0, dtype=torch.float64))
     chosen = episode_grid(transitions, transitions.patients[2:0:-1])
     torch.testing.assert_close(chosen.actions, logged.actions[[2, 1]])
-    with pytest.raises(DatasetError, match="as many for everyone"):
-        episode_grid(transitions.select(np.arange(len(transitions)) > transitions.episode_starts()[1] - 1))
+    uneven = transitions.select(np.arange(len(transitions)) > transitions.episode_starts()[1] - 1)
+    refused(DatasetError, "as many for everyone", lambda: episode_grid(uneven))
 
 
 @pytest.fixture(scope="module")
-def recipe():
-    return Recipe("medgym/unpublished-v0", "Test.", "tiny", "ind")
-
-
-@pytest.fixture(scope="module")
-def acted(behavior):
-    return Behavior("ind", "0", behavior)
-
-
-@pytest.fixture(scope="module")
-def found(transitions, recipe, acted, tiny_bank, treatments):
-    near = Near(treatments + 0.005, tiny_bank.patients)
-    settings = OpeSettings(episodes=4, fqe=FAST, min_sample_size=3.0)
-    return audit(transitions, recipe, acted, tiny_bank, [acted.policy, near, "zero", "random"], settings=settings)
+def found(transitions, behavior, tiny_bank, treatments):
+    policies = [behavior, Near(treatments + 0.005, tiny_bank.patients), "zero", "random"]
+    settings = OpeSettings(episodes=4, fqe=FqeConfig(updates=60, batch=64, hidden=32), min_sample_size=3.0)
+    return audit(transitions, RECIPE, Behavior("ind", "0", behavior), tiny_bank, policies, settings=settings)
 
 
 def test_the_behavior_is_estimated_by_its_own_data(found, transitions):
@@ -102,9 +83,8 @@ def test_the_behavior_is_estimated_by_its_own_data(found, transitions):
     np.testing.assert_allclose(found.estimates["wis"][i], logged.rewards.sum(-1).mean(-1).numpy(), rtol=1e-5)
     np.testing.assert_allclose(found.sample_size[i], 6.0, rtol=1e-5)
     assert (found.sample_size >= 1 - 1e-9).all()
-    assert (
-        found.sample_size[found.policies.index("Near")].mean() > found.sample_size[found.policies.index("zero")].mean()
-    )
+    near, zero = (found.sample_size[found.policies.index(name)].mean() for name in ("Near", "zero"))
+    assert near > zero
 
 
 def test_model_and_truth_are_returns_of_the_simulators(found, tiny_bank):
@@ -119,11 +99,11 @@ def test_model_and_truth_are_returns_of_the_simulators(found, tiny_bank):
     assert not np.allclose(found.estimates["model"], found.truth["own"], rtol=1e-6)
 
 
-def test_mistakes_are_named(transitions, recipe, acted, tiny_bank):
-    def ask(*policies, rows=transitions, how=recipe):
-        return audit(rows, how, acted, tiny_bank, list(policies))
+def test_mistakes_are_named(transitions, behavior, tiny_bank):
+    def ask(*policies, rows=transitions, how=RECIPE):
+        return audit(rows, how, Behavior("ind", "0", behavior), tiny_bank, list(policies))
 
-    still, times = dataclasses.replace(recipe, perturbation=0.0), itertools.count()
+    still, times = dataclasses.replace(RECIPE, perturbation=0.0), itertools.count()
     unknown = dataclasses.replace(transitions, behavior_log_prob=np.full(len(transitions), np.nan, np.float32))
     unsteady = SimpleNamespace(timing="adaptive", act=lambda o: np.full((*o.shape[:2], 4), 0.01 * next(times)))
     refused(DatasetError, "perturbation is 0", lambda: ask("zero", how=still))
@@ -147,14 +127,12 @@ def test_tables_file_and_json(dataset):
     done = run(*argv, "--output", "out")
     assert done.code == 0, done.err
     text = " ".join(done.out.split())
-    assert "4 patients x 4 logged episodes" in text
-    assert "regret@1" in text
-    assert "warning: effective sample size below 10 episodes" in text
+    for words in ("4 patients x 4 logged episodes", "regret@1", "warning: effective sample size below 10 episodes"):
+        assert words in text
     value = json.loads(Path("out/ope.json").read_text())
     assert value["policies"] == ["random", "zero"]
     assert [p["name"] for p in value["info"]["behavior"]["parts"]] == ["zero", "random"]
-    again = run(*argv, "--json", "--patients", "2")
-    found = json.loads(again.out)
+    found = json.loads(run(*argv, "--json", "--patients", "2").out)
     assert found["patients"] == value["patients"][:2]
     # A patient's numbers do not depend on who else is there, to float32 rounding.
     for name, estimates in found["estimates"].items():

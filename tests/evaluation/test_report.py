@@ -1,6 +1,7 @@
 """Comparisons, and what a report says."""
 
-import dataclasses
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,9 +24,7 @@ def test_percentages_are_those_of_the_benchmark(results):
 def test_patients_are_matched_by_id(results):
     found = results["near-ind"]
     turned = {k: v[::-1].copy() for k, v in found.per_patient.items()}
-    reversed_rows = dataclasses.replace(
-        found, worlds={"own": dataclasses.replace(found.worlds["own"], per_patient=turned)}
-    )
+    reversed_rows = replace(found, worlds={"own": replace(found.worlds["own"], per_patient=turned)})
     assert compare(results["near-pop"], reversed_rows) == compare(results["near-pop"], found)
 
 
@@ -33,18 +32,15 @@ def test_several_seeds(results):
     found = compare([results["max"], results["zero"]], [results["near-ind"]] * 3)
     assert found.seeds == (2, 3)
     assert "2 training seeds" in found.label
-    assert np.mean(found.per_patient["reference"]) == pytest.approx(
-        np.mean([results[n].metrics["severity_mean"] for n in ("max", "zero")]), rel=1e-6
-    )
+    mean = np.mean([results[n].metrics["severity_mean"] for n in ("max", "zero")])
+    assert np.mean(found.per_patient["reference"]) == pytest.approx(mean, rel=1e-6)
 
 
 def test_what_cannot_be_compared(results, tiny_bank):
-    zero = results["zero"]
-    refused(ProtocolError, "episodes", lambda: compare(zero, evaluate("max", bank=tiny_bank, episodes=1)))
-    with pytest.raises(ProtocolError, match="other patients"):
-        compare(zero, evaluate("max", bank=tiny_bank, episodes=3, patients=2))
-    with pytest.raises(ProtocolError, match="different banks"):
-        compare(zero, dataclasses.replace(results["max"], bank=zero.bank | {"content_hash": "x"}))
+    zero, other = results["zero"], replace(results["max"], bank=results["zero"].bank | {"content_hash": "x"})
+    few, short = evaluate("max", bank=tiny_bank, episodes=3, patients=2), evaluate("max", bank=tiny_bank, episodes=1)
+    for found, words in ((short, "episodes"), (few, "other patients"), (other, "different banks")):
+        refused(ProtocolError, words, partial(compare, zero, found))
     refused(ProtocolError, "no metric 'sofas'", lambda: compare(zero, results["max"], "sofas"))
     refused(ProtocolError, "world 'true'", lambda: compare(zero, results["max"], world="true"))
     refused(ProtocolError, "nothing to compare", lambda: compare(zero, []))
@@ -57,9 +53,8 @@ def test_pairs_by_name():
     assert find_pairs(["behavior:pop", "behavior"], ["pop"], ["ind"]) == [("behavior:pop", "behavior")]
 
 
-def test_a_report_has_the_numbers_and_its_title_is_no_markup(results, tmp_path):
-    text = write_report(results, tmp_path / "r.html", "A <title> & more").read_text(encoding="utf-8")
-    assert "<title>A &lt;title&gt; &amp; more</title>" in text
+def test_a_report_has_the_numbers(results, tmp_path):
+    text = write_report(results, tmp_path / "r.html").read_text(encoding="utf-8")
     for name, evaluation in results.items():
         for result in evaluation.worlds.values():
             assert f"{result.metrics['severity_mean']:.3f}" in text, name

@@ -7,13 +7,12 @@ from medgym_offline.evaluation import support as module
 from tests.helpers import refused
 
 
-def brute_force(reference, query):
-    """The definition, in float64, one query at a time."""
-    reference, query = reference.astype(np.float64), query.astype(np.float64)
-    mean, deviation = reference.mean(0), reference.std(0)
-    deviation[reference.max(0) == reference.min(0)] = 1.0
-    a, b = (reference - mean) / deviation, (query - mean) / deviation
-    return np.array([np.sqrt(((a - z) ** 2).sum(1)).min() for z in b])
+def brute_force(reference, query, scale_of=None):
+    """The definition, in float64, one query at a time; units from the spread of `scale_of` (else `reference`)."""
+    whole = (reference if scale_of is None else scale_of).astype(np.float64)
+    deviation = np.where(np.ptp(whole, axis=0) == 0, 1.0, whole.std(0))
+    reference, query = reference / deviation, query / deviation
+    return np.array([np.sqrt(((reference - z) ** 2).sum(1)).min() for z in query])
 
 
 @pytest.mark.parametrize("rows", [1, 7, 300, 6000])
@@ -22,9 +21,8 @@ def test_exact(rows, dtype):
     rng = np.random.default_rng(rows)
     reference = (rng.normal(size=(rows, 13)) * rng.uniform(0.01, 50, 13) + 7).astype(dtype)
     query = np.concatenate([reference[:5] * 1.01, rng.normal(size=(40, 13)) * 30]).astype(dtype)
-    np.testing.assert_allclose(
-        support_distance(reference, query), brute_force(reference, query), rtol=1e-12, atol=1e-12
-    )
+    wanted = brute_force(reference, query)
+    np.testing.assert_allclose(support_distance(reference, query), wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_zero_on_the_data_and_invariant_to_units():
@@ -32,11 +30,8 @@ def test_zero_on_the_data_and_invariant_to_units():
     reference, query = rng.normal(size=(200, 5)), rng.normal(size=(50, 5))
     assert not support_distance(reference, reference).any()
     shift, scale = rng.normal(size=5) * 10, rng.uniform(0.1, 10, 5)
-    np.testing.assert_allclose(
-        support_distance(reference * scale + shift, query * scale + shift),
-        support_distance(reference, query),
-        rtol=1e-9,
-    )
+    other = support_distance(reference * scale + shift, query * scale + shift)
+    np.testing.assert_allclose(other, support_distance(reference, query), rtol=1e-9)
 
 
 def test_constant_coordinate_counts_in_its_own_unit():
@@ -70,18 +65,13 @@ def test_halves_keep_episodes_whole_and_patients_apart():
 def test_reference_of_a_dataset_is_the_definition_per_patient(transitions):
     support = SupportReference.from_transitions(transitions)
     name = transitions.patients[2]
-    z = np.concatenate([transitions.observations, transitions.actions], 1)[transitions.patient == 2].astype(np.float64)
-    episode = transitions.episode[transitions.patient == 2]
-    even = (episode - episode.min()) % 2 == 0
-    deviation = z.std(0)  # of both halves
-    deviation[np.ptp(z, axis=0) == 0] = 1.0
-    expected = [np.sqrt((((z[even] - q) / deviation) ** 2).sum(1)).min() for q in z[~even]]
-    np.testing.assert_allclose(support.own("all", name), expected, rtol=1e-9)
-    assert (support.own("all", name) > 0).all()
     rows = transitions.select(patients=[2])
-    np.testing.assert_allclose(
-        support.part_distances(name, rows.observations[~even], rows.actions[~even])["all"], support.own("all", name)
-    )
+    z, even = np.concatenate([rows.observations, rows.actions], 1), (rows.episode - rows.episode.min()) % 2 == 0
+    own = support.own("all", name)
+    np.testing.assert_allclose(own, brute_force(z[even], z[~even], z), rtol=1e-9)
+    assert (own > 0).all()
+    found = support.part_distances(name, rows.observations[~even], rows.actions[~even])
+    np.testing.assert_allclose(found["all"], own)
 
 
 def test_calibrated_percentile():

@@ -1,32 +1,23 @@
 """A policy takes over from the clinician: what is before does not count, and nothing is lost or counted twice."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from medgym_offline import load_simulators
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
-from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout
 from medgym_offline.envs.timing import decisions_before
 from medgym_offline.errors import MedGymError, ProtocolError
 from medgym_offline.evaluation import Protocol, compare, evaluate
-from medgym_offline.evaluation import worlds as worlds_module
-from medgym_offline.evaluation.binding import resolve_policy
-from medgym_offline.evaluation.worlds import taking_over
 from medgym_offline.leaderboard import submit
-from medgym_offline.policies import StackedActor
 from medgym_offline.policies.builtin import builtin_policy
-from medgym_offline.policies.history import HistoryPolicy
-from medgym_offline.sequences import window_width
-from medgym_offline.stack import StackedMLP, Steps
 from tests.helpers import refused
+from tests.rolled import played
 
 # A time at which a decision falls under fixed timing, and one at which none does.
 TIMES = {"sepsis-v0": (24.0, 6.0), "diabetes-v0": (58 / 12, 6.0), "anesthesia-v0": (40.0, 33.0), "toy-v0": (4.0, 5.0)}
-
-
-def columns(found):
-    return {name: values for name, values in found.per_patient.items() if name != "patient"}
 
 
 @pytest.mark.parametrize("name", TIMES)
@@ -41,10 +32,9 @@ def test_a_clinician_who_takes_over_at_a_decision_changes_nothing(name):
         np.testing.assert_allclose(rest, whole[-len(rest) :], rtol=1e-4, atol=1e-5)
     assert late.curves["times"][0] == pytest.approx(time)
     process = DecisionProcess(bank.world("own"), ProcessConfig(timing="fixed", disease=bank.disease.name))
-    seeds = episode_seeds(Protocol(disease=bank.disease.name).seed, "evaluation", bank.patients, 3)
     act = builtin_policy("clinician", bank, "fixed").act
-    played = rollout(process, act, draw_noise(seeds, bank, process.config))
-    before = played.rewards[:, :, :decision].double().sum(-1).mean(-1).numpy()
+    again, _ = played(process, act, Protocol(disease=bank.disease.name).seed, 3)
+    before = again.rewards[:, :, :decision].double().sum(-1).mean(-1).numpy()
     total = before + late.per_patient["return"]
     np.testing.assert_allclose(total, plain.per_patient["return"], rtol=1e-5, atol=1e-5)
     assert late.metrics["decisions_used"] == plain.metrics["decisions_used"] - decision
@@ -58,16 +48,14 @@ def test_the_integral_of_severity_is_that_before_and_after(name, timing):
     config = ProcessConfig(timing=timing, disease=bank.disease.name)
     process, first = DecisionProcess(bank, config, time), decisions_before(time, config)
     protocol = Protocol(disease=bank.disease.name)
-    seeds = episode_seeds(protocol.seed, "evaluation", bank.patients, 2)
-    treats = builtin_policy("clinician", bank, timing)
-    played = rollout(process, treats.act, draw_noise(seeds, bank, config))
-    assert bool(played.terminated[:, :, -1].all())
-    assert (played.time[:, :, first - 1] - time).abs().max() < 1e-5, "a decision ends there"
-    assert (played.time[:, :, : first - 1] < time - 1e-5).all()
-    after = played.since(first)
-    assert torch.equal(after.states[:, :, 0], played.states[:, :, first])
-    parts = played.rewards[:, :, :first].double().sum(-1) + after.rewards.double().sum(-1)
-    assert torch.allclose(parts, played.rewards.double().sum(-1))
+    whole, _ = played(process, builtin_policy("clinician", bank, timing).act, protocol.seed, 2)
+    assert bool(whole.terminated[:, :, -1].all())
+    assert (whole.time[:, :, first - 1] - time).abs().max() < 1e-5, "a decision ends there"
+    assert (whole.time[:, :, : first - 1] < time - 1e-5).all()
+    after = whole.since(first)
+    assert torch.equal(after.states[:, :, 0], whole.states[:, :, first])
+    parts = whole.rewards[:, :, :first].double().sum(-1) + after.rewards.double().sum(-1)
+    assert torch.allclose(parts, whole.rewards.double().sum(-1))
     settings = {"bank": bank, "worlds": ("own",), "episodes": 2, "timing": timing, "protocol": protocol}
     found = evaluate("clinician", takeover=time, **settings)
     np.testing.assert_allclose(found.per_patient["return"], after.rewards.double().sum(-1).mean(-1), rtol=1e-5)
@@ -78,30 +66,14 @@ def test_the_integral_of_severity_is_that_before_and_after(name, timing):
 def test_what_comes_before_is_the_same_whoever_takes_over(tiny_bank):
     settings = {"bank": tiny_bank, "episodes": 2, "worlds": ["own"], "takeover": 6.0}
     found = [evaluate(name, timing=t, **settings) for name in ("zero", "random") for t in ("fixed", "adaptive")]
-    starts = {e.curves["monitored"]["mean"][0] for e in found}
-    assert len(starts) == 1
+    assert len({e.curves["monitored"]["mean"][0] for e in found}) == 1
     assert len({e.metrics["severity_mean"] for e in found}) == 4
-
-
-def test_a_patient_alone_equals_its_row_in_any_block(tiny_bank, behavior, transitions, monkeypatch):
-    settings = {"bank": tiny_bank, "episodes": 2, "worlds": ["own"], "dataset": transitions, "takeover": 12.0}
-    whole, alone = evaluate(behavior, **settings), evaluate(behavior, patients=[2], **settings)
-    monkeypatch.setattr(worlds_module, "_BUDGET", 1)
-    cut = evaluate(behavior, **settings)
-    assert "support_distance" in columns(whole)
-    assert "normalized_score" not in columns(whole)
-    for name, values in columns(whole).items():
-        np.testing.assert_allclose(columns(alone)[name], values[2:3], rtol=1e-5, atol=1e-5, err_msg=name)
-        np.testing.assert_allclose(columns(cut)[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 class Remembers:
     """Half of every treatment; writes down what it is asked and what is played."""
 
     timing = "fixed"
-
-    def __init__(self):
-        self.asked, self.played = [], []
 
     def reset(self, seeds):
         self.asked, self.played = [], []
@@ -115,6 +87,7 @@ class Remembers:
 
 
 def test_a_policy_remembers_what_the_clinician_did(tiny_bank):
+    """It is asked and told from the start, so that windows of a history hold the clinician's actions."""
     policy = Remembers()
     evaluate(policy, bank=tiny_bank, episodes=1, worlds=["own"], takeover=10.0)
     clinician = builtin_policy("clinician", tiny_bank, "fixed")
@@ -126,36 +99,17 @@ def test_a_policy_remembers_what_the_clinician_did(tiny_bank):
     np.testing.assert_allclose(clock[:4], [0.0, 4.8, 9.6, 10.0], atol=1e-4)
 
 
-def test_a_history_begins_before_the_takeover(tiny_bank):
-    """Windows hold the clinician's actions: a policy that gives what was given last goes on as the clinician did."""
-    history, width = 2, 3
-    net = StackedMLP(1, (window_width(9, width, history), width), seeds=[0], steps=Steps(history, width))
-    with torch.no_grad():
-        net.layers[0].weight.zero_()
-        net.layers[0].weight[0, 9 : 9 + width] = torch.eye(width)
-    policy, protocol = HistoryPolicy(StackedActor(net, None, 20), history), Protocol(timing="fixed")
-    bound = resolve_policy(policy, tiny_bank, None, None, 20)
-    seeds = episode_seeds(0, "test", tiny_bank.patients, 2)
-    process = DecisionProcess(tiny_bank, ProcessConfig(timing="fixed"), 24.0)
-    act = taking_over(bound, tiny_bank, 24.0, protocol)(tiny_bank.patients, seeds)
-    played = rollout(process, act, draw_noise(seeds, tiny_bank, process.config)).actions
-    treats = builtin_policy("clinician", tiny_bank, "fixed").act(torch.full((4, 2, 9), 1.0 - 19.2 / 96.0))
-    torch.testing.assert_close(played[:, :, 4], treats, rtol=0, atol=1e-3)
-    for decision in (5, 6, 19):
-        torch.testing.assert_close(played[:, :, decision], played[:, :, decision - 1].tanh())
+USELESS = [
+    (0.0, "a multiple of 1, the grid of metrics, above 0"),
+    (-2.0, "between 0 and the horizon of 96"),
+    (96.0, "between 0 and the horizon of 96"),
+    (float("nan"), "between 0 and the horizon of 96"),
+    (2.5, "a multiple of 1, the grid of metrics"),
+    (95.0, "0 of 20 decisions are left"),
+]
 
 
-@pytest.mark.parametrize(
-    ("time", "why"),
-    [
-        (0.0, "a multiple of 1, the grid of metrics, above 0"),
-        (-2.0, "between 0 and the horizon of 96"),
-        (96.0, "between 0 and the horizon of 96"),
-        (float("nan"), "between 0 and the horizon of 96"),
-        (2.5, "a multiple of 1, the grid of metrics"),
-        (95.0, "0 of 20 decisions are left"),
-    ],
-)
+@pytest.mark.parametrize(("time", "why"), USELESS)
 def test_a_time_that_will_not_do_is_refused_in_one_line(tiny_bank, time, why):
     refused(ProtocolError, why, lambda: evaluate("zero", bank=tiny_bank, episodes=1, takeover=time))
 
@@ -173,9 +127,8 @@ def test_it_is_compared_and_submitted_only_as_what_it_is(tiny_bank, tmp_path):
     assert "takeover" not in plain.protocol
     assert late.protocol["takeover"] == late.deviations["takeover"]["used"] == 6.0
     for other in (plain, early):
-        with pytest.raises(ProtocolError, match="differ in takeover"):
-            compare(late, other)
+        refused(ProtocolError, "differ in takeover", partial(compare, late, other))
     assert compare(late, late).percent == 0.0
     late.write(tmp_path / "result")
-    with pytest.raises(MedGymError, match="of a takeover, an entry of whole episodes"):
-        submit([tmp_path / "result"], "Late", tmp_path / "submission")
+    sent = partial(submit, [tmp_path / "result"], "Late", tmp_path / "submission")
+    refused(MedGymError, "of a takeover, an entry of whole episodes", sent)

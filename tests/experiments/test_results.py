@@ -19,10 +19,9 @@ from tests.helpers import refused
 KINDS = {"online": (online, online.OnlineRecipe), "offline": (offline, offline.OfflineRecipe)}
 KINDS |= {"pooling": (pooling, pooling.PoolingRecipe), "ceilings": (ceilings, ceilings.CeilingsRecipe)}
 KINDS["ablation"] = KINDS["offline"]
-RECIPES = sorted(path.stem for path in HERE.glob("*.toml"))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", sorted(path.stem for path in HERE.glob("*.toml")))
 def test_every_recipe_parses_and_its_table_is_that_of_the_recorded_scores(name):
     module, kind = KINDS[name.partition("-")[0]]
     recipe = kind.load(name)
@@ -33,22 +32,24 @@ def test_every_recipe_parses_and_its_table_is_that_of_the_recorded_scores(name):
 
 
 def test_the_tables_of_parts_are_those_of_the_recorded_scores():
-    recipe = table.TableRecipe.load(table.HERE / "tuning.toml")
-    assert table.tables(recipe) == (table.HERE / "tuning.md").read_text()
-    recipe = study.StudyRecipe.load(study.HERE / "study.toml")
-    assert study.tables(recipe) == (study.HERE / "results.md").read_text()
+    tuning, people = (
+        table.TableRecipe.load(table.HERE / "tuning.toml"),
+        study.StudyRecipe.load(study.HERE / "study.toml"),
+    )
+    assert table.tables(tuning) == (table.HERE / "tuning.md").read_text()
+    assert study.tables(people) == (study.HERE / "results.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("patients = -1", "patients: .*greater than or equal to 0"),
-        ("color = 3", "color: Extra inputs"),
-        ('algorithms = ["magic"]', "algorithms.0: Input should be 'bc'"),
-        ("settings = {magic = 1}", "magic"),
-        ("=", "not a TOML recipe"),
-    ],
-)
+WRONG = [
+    ("patients = -1", "patients: .*greater than or equal to 0"),
+    ("color = 3", "color: Extra inputs"),
+    ('algorithms = ["magic"]', "algorithms.0: Input should be 'bc'"),
+    ("settings = {magic = 1}", "magic"),
+    ("=", "not a TOML recipe"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), WRONG)
 def test_a_wrong_recipe_is_one_line_that_names_file_and_entry(tmp_path, text, said):
     path = tmp_path / "mine.toml"
     path.write_text(text, encoding="utf-8")
@@ -84,12 +85,12 @@ def test_a_learner_is_normalized_by_the_manifest_and_marked_where_it_is_told_fro
     """`good` has 1 point less harm than the behavior, `bad` 0.001 more; returns are halfway from random to expert."""
     rng, dataset, rows = np.random.default_rng(0), "medgym/diabetes-medium-v0", []
     returns = release_manifest(dataset)["references"]["returns"]
-    base = rng.normal(10.0, 2.0, 12)
+    base, halfway = rng.normal(10.0, 2.0, 12), (returns["random"] + returns["expert"]) / 2
     for method, shift, seeds in (("behavior", 0.0, 1), ("good", -1.0, 3), ("bad", 0.001, 3)):
         for seed in range(seeds):
             for patient, value in enumerate(base + shift + rng.normal(0.0, 0.1, 12)):
                 rows.append((dataset, method, seed, f"{patient:02}", "severity_mean", value))
-                rows.append((dataset, method, seed, f"{patient:02}", "return", sum(map(returns.get, HALF)) / 2))
+                rows.append((dataset, method, seed, f"{patient:02}", "return", halfway))
     columns = ["dataset", "method", "seed", "patient", "metric", "value"]
     scores = table.arrays(pl.DataFrame(rows, schema=columns, orient="row"))
     assert table.against(scores, dataset, ("good", "bad")) == {"good": " +"}

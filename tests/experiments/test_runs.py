@@ -1,6 +1,7 @@
 """Every experiment from its start to its tables, tiny; harm of open-loop schedules."""
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import polars as pl
@@ -29,8 +30,7 @@ def two():
     return load_simulators("sepsis-v0").select([0, 1])
 
 
-def _refuse(*_, **__):
-    raise AssertionError("a finished unit is run again")
+AGAIN = Mock(side_effect=AssertionError("a finished unit is run again"))
 
 
 def test_online(two, tmp_path, monkeypatch):
@@ -45,8 +45,8 @@ def test_online(two, tmp_path, monkeypatch):
         assert line in text
     rows = set(found.filter(pl.col("world") == "own").select(Row._fields).iter_rows())
     assert {tuple(row) for row in recipe.rows()} < rows
-    monkeypatch.setattr(online, "train_behavior", _refuse)
-    monkeypatch.setattr(online, "evaluate", _refuse)
+    monkeypatch.setattr(online, "train_behavior", AGAIN)
+    monkeypatch.setattr(online, "evaluate", AGAIN)
     assert online.run(recipe, tmp_path, bank=two).equals(found)
     with pytest.raises(AssertionError, match="run again"):
         online.run(recipe.model_copy(update={"episodes": 1}), tmp_path, bank=two)
@@ -64,23 +64,22 @@ def test_offline(tmp_path, monkeypatch):
         variants={"wide": {"theta": 0.75}},
     )  # fmt: skip
     found = offline.run(recipe, tmp_path, sources=[source])
-    text = offline.markdown(recipe, Scores(found, 20))
+    scores = Scores(found, 20)
+    text = offline.markdown(recipe, scores)
     for line in ("| CQL-F-Ind |", "| data-F |", "| CQL-F-Ind over BC-F-Ind |", "| wide-F-Ind over CQL-F-Ind |"):
         assert line in text
-    scores = Scores(found, 20)
     assert scores.course(Row("data", "data", "fixed", 20), "own", "support_distance")[0] == list(map(float, range(101)))
     page = figures.page(scores, "tiny")
     assert [section.heading for section in page.sections] == [f"{w} world, fixed timing" for w in ("Crossfit", "Own")]
     assert {len(section.blocks) for section in page.sections} == {5}
-    monkeypatch.setattr(offline, "train", _refuse)
+    monkeypatch.setattr(offline, "train", AGAIN)
     assert offline.run(recipe, tmp_path, sources=[source]).equals(found)
 
 
 # -- pooling -----------------------------------------------------------------------------------------------------------
 
-BANK = BankRecipe(
-    name="sepsis-study", patients=0, fit=FitConfig(population_steps=4, individual_steps=4, hours=3, windows=2)
-)
+FIT = FitConfig(population_steps=4, individual_steps=4, hours=3, windows=2)
+BANK = BankRecipe(name="sepsis-study", patients=0, fit=FIT)
 POOLING = pooling.PoolingRecipe(name="tiny", strengths=(0.1, 1.0), recency=(0.0, 6.0), seeds=2, every=2, hours=6)
 
 
@@ -89,13 +88,9 @@ def cohort():
     return twin_cohort(4, 1)[0]
 
 
-@pytest.fixture(scope="module")
-def data(cohort):
-    return fit_data(cohort.to_grid(1.0, 96.0), DISEASE)
-
-
 @pytest.mark.parametrize("recency", [0.0, 6.0])
-def test_forecasts_of_the_last_quarter_do_not_depend_on_what_happened_then(data, recency):
+def test_forecasts_of_the_last_quarter_do_not_depend_on_what_happened_then(cohort, recency):
+    data = fit_data(cohort.to_grid(1.0, 96.0), DISEASE)
     bank = replace(BANK, fit=replace(BANK.fit, recency=recency))
     split = pooling.Split(data, bank, 6, 7, 3)
     late = (np.arange(96)[None] > split.begin[:, None])[..., None]
@@ -123,9 +118,8 @@ def test_pooling_chooses_the_lowest_error_of_the_third_quarter(cohort, tmp_path)
 
 def test_no_class_of_schedules_is_worse_than_the_one_that_it_contains(two):
     found = ceilings(two, CeilingsRecipe(name="tiny", steps=3, refine=1))
-    harm = {name: schedules.harm for name, schedules in found.items()}
     for better, worse in (("fixed", "constant"), ("adaptive", "fixed"), ("fine", "fixed")):
-        assert (harm[better] <= harm[worse]).all()
+        assert (found[better].harm <= found[worse].harm).all()
     assert torch.allclose(found["adaptive"].hours.sum(-1), torch.full((2,), 96.0), atol=1e-4)
 
 
@@ -133,8 +127,7 @@ def test_intervals_are_feasible_and_inverted():
     process = DISEASE.process
     logits = 4.0 * torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
     hours = intervals(logits, process)
-    assert hours.min() >= 0.5 - 1e-4
-    assert hours.max() <= 36 + 1e-4
+    assert 0.5 - 1e-4 <= hours.min() <= hours.max() <= 36 + 1e-4
     assert torch.allclose(hours.sum(-1), torch.full((200,), 96.0), atol=1e-4)
     assert torch.allclose(intervals(interval_logits(hours, process), process), hours, atol=0.3)
 
@@ -145,9 +138,8 @@ def test_harm_is_severity_and_burden_over_time(solver_bank):
     cut = schedule_harm(solver_bank, u[:, :, None].expand(-1, -1, 6, -1), torch.full((4, 1, 6), 16.0))
     assert torch.allclose(whole, cut, atol=2e-3)
     curve = solver_bank.trajectory(solver_bank.initial_state()[:, None], u, torch.arange(0.0, 36.5, 0.5))
-    severity = solver_bank.disease.severity.score(
-        solver_bank.denormalize(curve), solver_bank.denormalize_treatment(u)[:, :, None]
-    )
+    physical, given = solver_bank.denormalize(curve), solver_bank.denormalize_treatment(u)[:, :, None]
+    severity = solver_bank.disease.severity.score(physical, given)
     by_hand = (severity[..., :-1] + severity[..., 1:]).sum(-1) / 2 / 72 + 0.2 * 0.2
     first = schedule_harm(solver_bank, u[:, :, None], torch.full((4, 1, 1), 36.0))
     assert torch.allclose(first, by_hand, atol=5e-3)

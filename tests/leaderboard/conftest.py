@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from medgym_offline.leaderboard import read_submission
-from tests.leaderboard.workshop import run
+from medgym_offline.leaderboard.building import submit
 
 
 @pytest.fixture
@@ -12,14 +11,11 @@ def folder(shop, tmp_path):
     """A good submission of two seeds."""
     made = shop.root / "submission"
     if not made.exists():
-        done = run("submit", shop.result(0), shop.result(1), "--name", "My Method", "--output", made)
-        assert done.code == 0, done.err
+        submit([shop.result(0), shop.result(1)], "My Method", made)
     return Path(shutil.copytree(made, tmp_path / "submission"))
 
 
 @pytest.fixture
-def entry(shop):
+def entry(shop, tmp_path):
     """A real entry of one seed."""
-    if not (shop.root / "one").exists():
-        assert run("submit", shop.result(0), "--name", "Method", "--output", shop.root / "one").code == 0
-    return read_submission(shop.root / "one").entry
+    return submit([shop.result(0)], "Method", tmp_path / "one").entry

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.leaderboard.workshop import main
+from tests.leaderboard.workshop import run
 
 ROOT = Path(__file__).parents[2]
+SUBMISSIONS = "leaderboard/submissions"
 SCRIPT = ROOT / "leaderboard" / "changed_submissions.sh"
 
 
 def git(*argv):
-    names = ["-c", "user.name=x", "-c", "user.email=x@x"]
-    done = subprocess.run(["git", *names, *argv], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    command = ["git", "-c", "user.name=x", "-c", "user.email=x@x", *argv]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.fixture
@@ -23,19 +23,16 @@ def base(tmp_path, monkeypatch):
     """A repository with one submission; returns its commit."""
     monkeypatch.chdir(tmp_path)
     git("init", "-q")
-    write("leaderboard/submissions/old/entry.json", "{}")
-    write("medgym_offline/verify.py", "checks")
-    return commit("base")
+    return commit({"leaderboard/submissions/old/entry.json": "{}", "medgym_offline/verify.py": "checks"})
 
 
-def write(path, text):
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(text)
-
-
-def commit(message):
+def commit(files):
+    """Write files, by their paths, and commit; returns the commit."""
+    for path, text in files.items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text)
     git("add", "--all")
-    git("commit", "-q", "-m", message)
+    git("commit", "-q", "-m", "files")
     return git("rev-parse", "HEAD")
 
 
@@ -45,15 +42,13 @@ def changed(base, head):
 
 
 def test_new_and_changed_submissions_are_taken_from_the_pull_request(base):
-    write("leaderboard/submissions/new-one/entry.json", "{1}")
-    write("leaderboard/submissions/new-one/policies/a.pt", "x")
-    write("leaderboard/submissions/old/entry.json", "{2}")
-    done = changed(base, commit("pull request"))
+    files = {f"{SUBMISSIONS}/new-one/entry.json": "{1}", f"{SUBMISSIONS}/new-one/policies/a.pt": "x"}
+    files[f"{SUBMISSIONS}/old/entry.json"] = "{2}"
+    done = changed(base, commit(files))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["leaderboard/submissions/new-one", "leaderboard/submissions/old"]
-    assert Path("leaderboard/submissions/old/entry.json").read_text() == "{2}"
-    assert Path("leaderboard/submissions/new-one/policies/a.pt").read_text() == "x"
-    assert Path("medgym_offline/verify.py").read_text() == "checks"
+    assert done.stdout.split() == [f"{SUBMISSIONS}/new-one", f"{SUBMISSIONS}/old"]
+    files["medgym_offline/verify.py"] = "checks"
+    assert {path: Path(path).read_text() for path in files} == files
 
 
 def test_everything_else_is_refused(base):
@@ -68,19 +63,16 @@ def test_everything_else_is_refused(base):
         "leaderboard/submissions/x/policies/deep/a.pt",
     ):
         git("checkout", "-q", base)
-        write("leaderboard/submissions/fine/entry.json", "{}")
-        write(path, "{changed}")
-        done = changed(base, commit("pull request"))
+        done = changed(base, commit({f"{SUBMISSIONS}/fine/entry.json": "{}", path: "{changed}"}))
         assert (done.returncode, done.stdout) == (1, ""), path
         assert "another pull request" in done.stderr
         assert Path("medgym_offline/verify.py").read_text() == "checks"
 
 
-def test_the_workflow_is_safe_and_its_commands_exist(capsys):
+def test_the_workflow_is_safe_and_its_commands_exist():
     yaml = pytest.importorskip("yaml", reason="needs PyYAML (pre-commit brings it)")
     flow = yaml.safe_load((ROOT / ".github/workflows/leaderboard.yml").read_text())
-    trigger = flow[True]  # YAML 1.1 reads "on" as true
-    assert trigger == {"pull_request": {"paths": ["leaderboard/submissions/**"]}}
+    assert flow[True] == {"pull_request": {"paths": ["leaderboard/submissions/**"]}}  # YAML 1.1 reads "on" as true
     assert flow["permissions"] == {"contents": "read"}
     steps = flow["jobs"]["verify"]["steps"]
     assert steps[0]["with"]["ref"] == "${{ github.event.pull_request.base.sha }}"
@@ -90,6 +82,4 @@ def test_the_workflow_is_safe_and_its_commands_exist(capsys):
     commands = re.findall(r"medgym-offline (leaderboard \w+)", "\n".join(scripts))
     assert commands == ["leaderboard verify", "leaderboard add", "leaderboard build"]
     for command in commands:
-        with pytest.raises(SystemExit) as ended:
-            main([*command.split(), "--help"])
-        assert ended.value.code == 0
+        assert run(*command.split(), "--help").code == 0

@@ -27,18 +27,16 @@ def test_every_builtin_is_a_policy(tiny_bank, name, timing, width):
     policy = builtin_policy(name, tiny_bank, timing, 20)
     assert isinstance(policy, Policy)
     assert (policy.timing, policy.action_dim, policy.decisions) == (timing, width, 20)
-    actions = policy.act(observe(0.0, 20))
-    assert actions.shape == (4, 3, width)
+    actions, chosen = policy.act(observe(0.0, 20)), policy.select([tiny_bank.patients[2]])
+    assert (actions.shape, chosen.act(observe(0.0, 20, patients=1)).shape) == ((4, 3, width), (1, 3, width))
     assert actions.abs().max() <= 1
     assert isinstance(policy.act(observe(0.0, 20).numpy()), np.ndarray)
-    chosen = policy.select([tiny_bank.patients[2]])
-    assert chosen.act(observe(0.0, 20, patients=1)).shape == (1, 3, width)
 
 
 def test_treatments_and_default_interval(tiny_bank):
     at = observe(10.0, 18)
-    assert (builtin_policy("zero", tiny_bank, "fixed").act(at) == -1).all()
-    assert (builtin_policy("max", tiny_bank, "fixed").act(at) == 1).all()
+    for name, value in (("zero", -1), ("max", 1)):
+        assert (builtin_policy(name, tiny_bank, "fixed").act(at) == value).all()
     constant = builtin_policy("constant:0.25,0.5,0.75", tiny_bank, "adaptive", 5).act(at)
     np.testing.assert_allclose(constant[0, 0, :3], [-0.5, 0.0, 0.5])
     hours = 0.5 + (constant[0, 0, 3] + 1) / 2 * 35.5
@@ -46,16 +44,12 @@ def test_treatments_and_default_interval(tiny_bank):
 
 
 def test_random_is_uniform_and_belongs_to_the_episode():
-    ids = ("a", "b")
-    policy = RandomPolicy(ids, "adaptive", 20)
-    seeds = np.arange(2 * 400).reshape(2, 400)
+    policy, seeds = RandomPolicy(("a", "b"), "adaptive", 20), np.arange(2 * 400).reshape(2, 400)
     reset_policy(policy, seeds)
     draws = torch.stack([policy.act(observe(0, left, 2, 400)) for left in range(20, 0, -1)])
     sample = draws.flatten()
-    assert abs(float(sample.mean())) < 0.01
-    assert abs(float(sample.var()) - 1 / 3) < 0.01
-    assert sample.min() >= -1
-    assert sample.max() <= 1
+    assert (float(sample.mean()), float(sample.var())) == pytest.approx((0.0, 1 / 3), abs=0.01)
+    assert sample.abs().max() <= 1
     assert len(sample.unique()) > 0.95 * len(sample)
     # Episode 7 of patient b alone, in another batch, asked in another order:
     alone = RandomPolicy(["b"], "adaptive", 20)
@@ -93,9 +87,9 @@ def test_bad_input_is_named(tiny_bank):
     refused(PolicyError, "shape", lambda: builtin_policy("constant:0.1,0.2", tiny_bank))
     refused(PolicyError, "normalized", lambda: builtin_policy("constant:40,0,0", tiny_bank))
     refused(PolicyError, "normalized", lambda: ConstantPolicy((0.1, float("nan"), 0.2)))
-    with pytest.raises(PolicyError, match="holds no charted treatment"):
-        builtin_policy("clinician", SimpleNamespace(patients=("a",), name="bare", disease=disease("sepsis")))
-    with pytest.raises(PolicyError, match="patient b has no charted"):
-        ClinicianPolicy(torch.stack([torch.zeros(96, 3), torch.full((96, 3), torch.nan)]), ["a", "b"])
+    bare = SimpleNamespace(patients=("a",), name="bare", disease=disease("sepsis"))
+    refused(PolicyError, "holds no charted treatment", lambda: builtin_policy("clinician", bare))
+    charted = torch.stack([torch.zeros(96, 3), torch.full((96, 3), torch.nan)])
+    refused(PolicyError, "patient b has no charted", lambda: ClinicianPolicy(charted, ["a", "b"]))
     refused(PolicyError, "2 patients, the policy 4", lambda: builtin_policy("random", tiny_bank).act(observe(0, 20, 2)))
     refused(PolicyError, r"call reset\(seeds\)", lambda: RandomPolicy(None).act(observe(0, 20)))

@@ -1,6 +1,7 @@
 """Policy files: what is written is read back, and everything else is refused in one line."""
 
 import pickle
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 from medgym_offline.errors import MedGymError
 from medgym_offline.policies import ModulePolicy, load_policy, save_policy
 from tests.helpers import edit
-from tests.policies.test_formats import IDS, OBSERVATIONS, actor, remembering
+from tests.policies.test_formats import EXPORTS, IDS, OBSERVATIONS, actor, remembering
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -23,10 +24,8 @@ def unreadable(path, words, **options):
     """Loading is refused in one line that names the file."""
     with pytest.raises(MedGymError, match=words) as caught:
         load_policy(path, **options)
-    text = str(caught.value)
-    assert "\n" not in text
-    assert str(path) in text
-    assert len(text) < 400
+    assert str(path) in str(caught.value)
+    assert re.fullmatch(".{,399}", str(caught.value))
 
 
 class Trap:
@@ -50,34 +49,33 @@ def test_a_pickle_is_refused_unopened(tmp_path, suffix, kind):
         torch.save(content, path, _use_new_zipfile_serialization=kind == "torch")
     unreadable(path, "run code")
     assert not marker.exists()
-    if kind == "pickle":  # the trap works
-        pickle.loads(path.read_bytes())
-        assert marker.exists()
+    pickle.loads(pickle.dumps(Trap(marker)))
+    assert marker.exists(), "the trap works"
 
 
-@pytest.mark.parametrize(
-    ("kind", "header", "tensors", "words"),
-    [
-        ("mlp", {"format": "medgym-policy/9"}, {}, "'medgym-policy/9' is not 'medgym-policy/1'"),
-        ("mlp", {"timing": "fixed"}, {}, "output width 4 with timing 'fixed'"),
-        ("mlp", {"sizes": [9, 8, 4]}, {}, "do not have the shapes"),
-        ("mlp", {"patients": ["a", "b"]}, {}, "2 networks"),
-        ("mlp", {"patients": ["a", "a", "b"]}, {}, "same patient twice"),
-        ("mlp", {"activation": "eval"}, {}, "unknown activation 'eval'"),
-        ("mlp", {"decisions": -2}, {}, "'decisions' is -2"),
-        ("mlp", {}, {"layers.0.bias": None}, "do not have the shapes"),
-        ("mlp", {}, {"extra": torch.zeros(2)}, "do not have the shapes"),
-        ("mlp", {}, {"layers.2.bias": torch.full((3, 1, 4), torch.nan)}, "layers.2.bias is not finite"),
-        ("mlp", {}, {"log_std": torch.zeros(2, 4)}, "log_std has shape"),
-        ("transformer", {"history": 4}, {}, "input width 39, expected 54 columns of history=4"),
-        ("transformer", {"history": 1}, {}, "input width 39, expected 9 observation columns"),
-        ("transformer", {"history": 0}, {}, "history"),
-        ("transformer", {"network": "lstm"}, {}, "network"),
-        ("transformer", {"network": "mlp"}, {}, "tensors do not have the shapes"),
-        ("transformer", {"sizes": [39, 7, 8, 4]}, {}, "hidden widths of a transformer"),
-        ("transformer", {"sizes": [39, 4]}, {}, r"'transformer' with sizes \[39, 4\]"),
-    ],
-)
+WRONG = [
+    ("mlp", {"format": "medgym-policy/9"}, {}, "'medgym-policy/9' is not 'medgym-policy/1'"),
+    ("mlp", {"timing": "fixed"}, {}, "output width 4 with timing 'fixed'"),
+    ("mlp", {"sizes": [9, 8, 4]}, {}, "do not have the shapes"),
+    ("mlp", {"patients": ["a", "b"]}, {}, "2 networks"),
+    ("mlp", {"patients": ["a", "a", "b"]}, {}, "same patient twice"),
+    ("mlp", {"activation": "eval"}, {}, "unknown activation 'eval'"),
+    ("mlp", {"decisions": -2}, {}, "'decisions' is -2"),
+    ("mlp", {}, {"layers.0.bias": None}, "do not have the shapes"),
+    ("mlp", {}, {"extra": torch.zeros(2)}, "do not have the shapes"),
+    ("mlp", {}, {"layers.2.bias": torch.full((3, 1, 4), torch.nan)}, "layers.2.bias is not finite"),
+    ("mlp", {}, {"log_std": torch.zeros(2, 4)}, "log_std has shape"),
+    ("transformer", {"history": 4}, {}, "input width 39, expected 54 columns of history=4"),
+    ("transformer", {"history": 1}, {}, "input width 39, expected 9 observation columns"),
+    ("transformer", {"history": 0}, {}, "history"),
+    ("transformer", {"network": "lstm"}, {}, "network"),
+    ("transformer", {"network": "mlp"}, {}, "tensors do not have the shapes"),
+    ("transformer", {"sizes": [39, 7, 8, 4]}, {}, "hidden widths of a transformer"),
+    ("transformer", {"sizes": [39, 4]}, {}, r"'transformer' with sizes \[39, 4\]"),
+]
+
+
+@pytest.mark.parametrize(("kind", "header", "tensors", "words"), WRONG)
 def test_header_and_tensors_are_checked(tmp_path, kind, header, tensors, words):
     path = tmp_path / "p.safetensors"
     policy = actor("tanh", False) if kind == "mlp" else remembering(kind, False)
@@ -96,13 +94,12 @@ def test_truncated_files(tmp_path, suffix, keep):
 
 def test_foreign_tensors_and_archives(tmp_path):
     save_file({"w": torch.zeros(2)}, tmp_path / "w.safetensors")
-    unreadable(tmp_path / "w.safetensors", "without the metadata")
     torch.save({"w": torch.zeros(2)}, tmp_path / "w.pt")
-    unreadable(tmp_path / "w.pt", "without the policy header")
     with zipfile.ZipFile(tmp_path / "z.pt", "w") as archive:
         archive.writestr("readme.txt", "no policy")
-    unreadable(tmp_path / "z.pt", "")
-    unreadable(tmp_path / "absent.pt", "no such policy")
+    said = {"w.safetensors": "without the metadata", "w.pt": "without the policy header", "z.pt": ""}
+    for name, words in (said | {"absent.pt": "no such policy"}).items():
+        unreadable(tmp_path / name, words)
 
 
 def test_size_limit_counts_unpacked_bytes(tmp_path):
@@ -130,22 +127,45 @@ def script(path, module, inputs=9):
     return path
 
 
-@pytest.mark.parametrize(("width", "timing"), [(3, "fixed"), (4, "adaptive")])
-def test_torchscript_is_batched_over_patients(tmp_path, width, timing):
-    module = nn.Sequential(nn.Linear(9, width), nn.Tanh())
-    policy = load_policy(script(tmp_path / "p.pt", module))
+def program(path, module):
+    example, free = torch.zeros(3, 9), {0: torch.export.Dim("N")}
+    torch.export.save(torch.export.export(module, (example,), dynamic_shapes=(free,)), path)
+    return path
+
+
+class Odd(nn.Module):
+    """Operators beyond those of our own networks: reshapes with a symbolic size, norms, tables, choices."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(9, 16), nn.SiLU(), nn.LayerNorm(16), nn.Linear(16, 12), nn.GELU())
+        self.register_buffer("table", torch.rand(12, 3))
+
+    def forward(self, x):
+        scores = self.net(x).reshape(x.shape[0], 2, 6).flatten(1)
+        first = torch.where(scores.softmax(-1).amax(-1, keepdim=True) > 0.1, scores[:, :1], scores[:, 1:2])
+        return torch.cat([self.table[scores.argmax(-1)], first.clamp(-1, 1)], -1)
+
+
+FIXED = nn.Sequential(nn.Linear(9, 3), nn.Tanh())
+SAVED = [(script, "p.pt")] + [(program, "p.pt2")] * (".pt2" in EXPORTS)
+
+
+@pytest.mark.parametrize(("save", "name"), SAVED)
+@pytest.mark.parametrize(("module", "timing"), [(FIXED, "fixed"), (Odd().eval(), "adaptive")])
+def test_a_module_of_somebody_else_is_batched_over_patients(tmp_path, save, name, module, timing):
+    policy = load_policy(save(tmp_path / name, module))
     assert isinstance(policy, ModulePolicy)
     assert (policy.timing, policy.patients, policy.decisions) == (timing, None, None)
     wanted = torch.stack([module(OBSERVATIONS[p]) for p in range(3)])
     torch.testing.assert_close(policy.act(OBSERVATIONS), wanted, rtol=0, atol=1e-6)
+    torch.testing.assert_close(policy.act(OBSERVATIONS[:1, :1]), wanted[:1, :1], rtol=0, atol=1e-6)
     assert isinstance(policy.act(OBSERVATIONS.numpy()), np.ndarray)
 
 
-class OneRow(nn.Module):
+def one_row(x: torch.Tensor) -> torch.Tensor:
     """Right for one observation, whatever is asked."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.view(1, 9)[:, :4]
+    return x.view(1, 9)[:, :4]
 
 
 def test_torchscript_of_wrong_shape_is_refused(tmp_path):
@@ -154,17 +174,16 @@ def test_torchscript_of_wrong_shape_is_refused(tmp_path):
     unreadable(script(tmp_path / "in.pt", nn.Linear(8, 4), 8), "fails on 2 observations of 9 columns")
     unreadable(script(tmp_path / "out.pt", nn.Linear(9, 5)), r"with \(2, 5\), not \(2, 3\) or \(2, 4\)")
     unreadable(script(tmp_path / "nan.pt", broken), "not finite")
-    torch.jit.save(torch.jit.script(OneRow()), str(tmp_path / "one.pt"))
+    torch.jit.script(one_row).save(str(tmp_path / "one.pt"))
     unreadable(tmp_path / "one.pt", r"2 observations .*free batch axis")
 
 
-class Reader(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x[:, :4] + torch.from_file("/tmp/medgym-torchscript-marker", shared=True, size=4)
+def reader(x: torch.Tensor) -> torch.Tensor:
+    return x[:, :4] + torch.from_file("/tmp/medgym-torchscript-marker", shared=True, size=4)
 
 
 def test_torchscript_that_touches_files_is_refused(tmp_path):
-    torch.jit.save(torch.jit.script(Reader()), str(tmp_path / "p.pt"))
+    torch.jit.script(reader).save(str(tmp_path / "p.pt"))
     unreadable(tmp_path / "p.pt", "from_file")
     assert not Path("/tmp/medgym-torchscript-marker").exists()
 
@@ -202,13 +221,9 @@ def onnx_model(weight, shape=("n", 9), constant=False):
     tensor = onnx.numpy_helper.from_array(weight.astype(np.float32), "w")
     nodes = [node("Constant", [], ["w"], value=tensor)] if constant else []
     nodes += [node("MatMul", ["x", "w"], ["m"]), node("Tanh", ["m"], ["y"])]
-    graph = onnx.helper.make_graph(
-        nodes,
-        "policy",
-        [value("x", onnx.TensorProto.FLOAT, list(shape))],
-        [value("y", onnx.TensorProto.FLOAT, [shape[0], weight.shape[1]])],
-        [] if constant else [tensor],
-    )
+    taken = value("x", onnx.TensorProto.FLOAT, list(shape))
+    given = value("y", onnx.TensorProto.FLOAT, [shape[0], weight.shape[1]])
+    graph = onnx.helper.make_graph(nodes, "policy", [taken], [given], [] if constant else [tensor])
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -216,16 +231,12 @@ def onnx_model(weight, shape=("n", 9), constant=False):
 def test_onnx_with_weights_in_a_second_file_is_refused(tmp_path, constant, monkeypatch):
     """Its bytes, and so its sha256, are the same whatever the weights: what is read must be one file."""
     weight, path = np.random.default_rng(0).normal(size=(9, 4)), tmp_path / "p.onnx"
-    seen = set()
+    onnx, seen = pytest.importorskip("onnx"), set()
     for sign in (1.0, -1.0):
         for file in tmp_path.iterdir():
             file.unlink()
-        model = onnx_model(sign * weight, constant=constant)
-        import onnx
-
-        onnx.save(
-            model, path, save_as_external_data=True, location="w.data", size_threshold=0, convert_attribute=constant
-        )
+        model, split = onnx_model(sign * weight, constant=constant), {"location": "w.data", "size_threshold": 0}
+        onnx.save(model, path, save_as_external_data=True, convert_attribute=constant, **split)
         seen.add(path.read_bytes())
         for where in (tmp_path, tmp_path.parent):
             monkeypatch.chdir(where)

@@ -8,17 +8,13 @@ import pytest
 import torch
 
 from medgym_offline.errors import MedGymError
-from medgym_offline.policies import (
-    HistoryPolicy,
-    StackedActor,
-    export_onnx,
-    export_program,
-    export_torchscript,
-    load_policy,
-)
-from medgym_offline.policies import save_policy as save
+from medgym_offline.policies.actor import StackedActor
+from medgym_offline.policies.export import export_onnx, export_program, export_torchscript
 from medgym_offline.policies.files import patient_file_stem, patient_of_stem
+from medgym_offline.policies.files import save_policy as save
 from medgym_offline.policies.foreign import EXTRA_FILE
+from medgym_offline.policies.history import HistoryPolicy
+from medgym_offline.policies.loading import load_policy
 from medgym_offline.sequences import NETWORKS, window_width
 from medgym_offline.stack import StackedMLP, Steps
 from tests.helpers import refused
@@ -59,15 +55,12 @@ def test_own_files_hold_everything(tmp_path, suffix, kind, shared, width):
     half = load_policy(save(policy, tmp_path / f"half{suffix}", torch.float16))
     assert half.act(OBSERVATIONS).shape == (3, 20, width)
     # The same policy is the same bytes, and nothing is left behind.
-    save(policy, tmp_path / f"q{suffix}")
-    assert (tmp_path / f"p{suffix}").read_bytes() == (tmp_path / f"q{suffix}").read_bytes()
+    assert save(policy, tmp_path / f"q{suffix}").read_bytes() == (tmp_path / f"p{suffix}").read_bytes()
     assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize("suffix", EXPORTS)
-@pytest.mark.parametrize(
-    ("kind", "shared"), [("tanh", False), ("relu", True), ("silu", True), ("codebook", False), ("codebook", True)]
-)
+@pytest.mark.parametrize(("kind", "shared"), [*zip(KINDS, (False, True, True, False)), ("codebook", True)])
 def test_exports_act_alike(tmp_path, suffix, kind, shared):
     export = EXPORTS[suffix]
     policy = actor(kind, shared)
@@ -91,17 +84,18 @@ def remembering(kind, shared, width=4, history=3):
     return HistoryPolicy(StackedActor(net, ids, 20, provenance={"algorithm": "test"}), history)
 
 
+NETS = [("mlp", False, 3), ("gru", True, 4), ("gru", False, 3), ("transformer", True, 4)]
+
+
 @pytest.mark.parametrize("suffix", EXPORTS)
-@pytest.mark.parametrize(
-    ("kind", "shared", "width"), [("mlp", False, 3), ("gru", True, 4), ("gru", False, 3), ("transformer", True, 4)]
-)
+@pytest.mark.parametrize(("kind", "shared", "width"), NETS)
 def test_what_is_remembered_lies_outside_the_file(tmp_path, suffix, kind, shared, width):
     """Decision after decision, in a batch of any size, with what was played in place of what was answered."""
     policy = remembering(kind, shared, width)
     found = load_policy(EXPORTS[suffix](policy, tmp_path / ("exported" + suffix * shared)))
     assert isinstance(found, HistoryPolicy)
-    assert (found.history, found.decisions, found.timing) == (3, 20, policy.timing)
-    assert (found.observation_dim, found.action_dim) == (9, width)
+    for field in ("history", "decisions", "timing", "observation_dim", "action_dim"):
+        assert getattr(found, field) == getattr(policy, field)
     assert found.provenance["algorithm"] == "test"
     found = found if shared else found.select(IDS)
     for episodes in (20, 7):
@@ -116,9 +110,10 @@ def test_what_is_remembered_lies_outside_the_file(tmp_path, suffix, kind, shared
                 one.took(answer + 0.1)
 
 
-@pytest.mark.parametrize(
-    "change", [{"history": 5}, {"history": 1}, {"history": "3"}, {"timing": "fixed"}, {"disease": "asthma"}]
-)
+CONTRADICTIONS = [{"history": 5}, {"history": 1}, {"history": "3"}, {"timing": "fixed"}, {"disease": "asthma"}]
+
+
+@pytest.mark.parametrize("change", CONTRADICTIONS)
 def test_a_header_that_contradicts_its_network_is_one_line(tmp_path, change):
     path = export_torchscript(remembering("mlp", True), tmp_path / "p.pt")
     extra = {EXTRA_FILE: ""}

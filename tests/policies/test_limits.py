@@ -3,13 +3,13 @@
 import subprocess
 import sys
 import time
+from functools import partial
 
-import pytest
 import torch
 
 from medgym_offline.errors import PolicyError
-from medgym_offline.policies import ModulePolicy
-from medgym_offline.policies.foreign import TimeLimits
+from medgym_offline.policies.foreign import ModulePolicy, TimeLimits
+from tests.helpers import refused
 
 ENDLESS = """
 import sys, time, torch
@@ -38,19 +38,12 @@ def test_an_endless_module_is_refused_and_the_process_ends(tmp_path):
     path = tmp_path / "loop.pt"
     script = tmp_path / "script.py"  # a file: TorchScript reads the source of the module
     script.write_text(ENDLESS, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), str(path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.stderr == ""
-    assert done.returncode == 1
+    command = [sys.executable, "-W", "ignore", str(script), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stderr, done.returncode) == ("", 1)
     message, after = done.stdout.splitlines()
-    assert message == (
-        f"{path}: 2 observations took more than 0.52 s, the limit for a policy; export a smaller network without loops"
-    )
+    told = "2 observations took more than 0.52 s, the limit for a policy; export a smaller network without loops"
+    assert message == f"{path}: {told}"
     assert 0.5 < float(after.split()[1]) < 30
 
 
@@ -64,7 +57,6 @@ def test_limits_count_rows_and_add_up():
         time.sleep(0.5)
         return rows[:, :3]
 
-    with pytest.raises(PolicyError, match=r"q: it took more than 0\.2 s in all"):
-        ModulePolicy(naps, "q", limits=TimeLimits(file_s=0.2))
-    with pytest.raises(PolicyError, match=r"q: 2 observations took more than 0\.02 s"):
-        ModulePolicy(naps, "q", limits=TimeLimits(call_s=0.0))
+    in_all, at_once = (partial(ModulePolicy, naps, "q", limits=of) for of in (TimeLimits(file_s=0.2), TimeLimits(0.0)))
+    refused(PolicyError, r"q: it took more than 0\.2 s in all", in_all)
+    refused(PolicyError, r"q: 2 observations took more than 0\.02 s", at_once)
