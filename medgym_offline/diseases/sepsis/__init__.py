@@ -175,7 +175,7 @@ DISEASE = base.Disease(
     bank="sepsis-v0",
     environments={"SepsisTwin-v0": {"bank": "sepsis-twin-v0", "world": "true"}},
     # Torch and polars are imported when they are asked for.
-    truth_facts=lambda bank: resolve_name(f"{__name__}.truth:truth_checks")(bank),
+    truth_facts=lambda bank: resolve_name(f"{__name__}.twin_bank:truth_checks")(bank),
     model=partial(resolve_name, f"{__name__}.model:MODEL"),
     cohort=partial(resolve_name, f"{__name__}.cohort:COHORT"),
     caution="The SOFA surrogate is smooth, has no coagulation term and reads oxygenation from SpO2.",
