@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from medgym_offline.cohorts.names import in_own_units, mentions
-from medgym_offline.cohorts.source import Rejections, event_frame, first_of
+from medgym_offline.cohorts.source import Rejections, completed, event_frame, first_of
 from medgym_offline.cohorts.tables import hours_since, on_one_clock
 from medgym_offline.diseases.concepts import CohortDefinition, Concept, Diagnosis
 
@@ -51,15 +51,13 @@ class Intake:
         names = (f"{name}: their time", "the start of the stays")
         events = on_one_clock(events, "charttime", self.stays["intime"], names)
         events = rejections.drop(events, (pl.col("charttime").is_null(), f"{name}: time is missing or cannot be read"))
-        events = events.with_row_index("event")
+        events = completed(events, {"icustay_id": pl.String}).with_row_index("event")
         base = self.stays.select("stay_id", "intime", "los_h", pl.col("subject").alias("subject_id"))
-        unnamed = events.filter(pl.col("icustay_id").is_null()) if "icustay_id" in events.columns else events
-        placed = unnamed.join(base, on="subject_id", how="inner", maintain_order="left")
-        placed = placed.filter((hour >= -lookback) & (hour <= pl.col("los_h")))
-        if "icustay_id" in events.columns:
-            mine = base.drop("subject_id").with_columns(icustay_id="stay_id")
-            named = events.join(mine, on="icustay_id", how="inner", maintain_order="left")
-            placed = pl.concat([named, placed.select(named.columns)])
+        mine = base.drop("subject_id").with_columns(icustay_id="stay_id")
+        named = events.join(mine, on="icustay_id", how="inner", maintain_order="left")
+        unnamed = events.filter(pl.col("icustay_id").is_null())
+        placed = unnamed.join(base, on="subject_id", how="inner", maintain_order="left").select(named.columns)
+        placed = pl.concat([named, placed.filter((hour >= -lookback) & (hour <= pl.col("los_h")))])
         found = placed["event"].n_unique()
         rejections.reject(f"{name}: no ICU stay at that time", events.height - found)
         rejections.repair(f"{name}: within two stays of a person, read for both", placed.height - found)
@@ -67,7 +65,7 @@ class Intake:
         placed = rejections.drop(placed.with_columns(t_h=hour), (pl.col("t_h") < -lookback, early))
         if "endtime" in placed.columns:
             placed = placed.with_columns(end_h=hours_since("endtime", "intime"))
-        return placed.drop(c for c in _CLOCK if c in placed.columns)
+        return placed.drop(_CLOCK, strict=False)
 
     def observed(self, rows: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         """Events of every concept that is charted or measured.

@@ -9,24 +9,9 @@ from typing import Any
 
 import polars as pl
 
+from medgym_offline.cohorts import tables
 from medgym_offline.cohorts.names import accepted_units, conversion, own_variables, typed_attributes
 from medgym_offline.cohorts.source import Records, Rejections, completed, event_frame, flags_of, provenance_of
-from medgym_offline.cohorts.tables import (
-    as_text,
-    collect,
-    column_names,
-    find_table,
-    hours_since,
-    identifier,
-    midnights,
-    nearly_named,
-    numbers,
-    on_one_clock,
-    scan_file,
-    settled,
-    table_stem,
-    times,
-)
 from medgym_offline.diseases.concepts import CohortDefinition
 from medgym_offline.errors import CohortError
 
@@ -51,7 +36,7 @@ class LongTable:
     def matches(self, path: Path) -> bool:
         """Whether the events have the columns that name a value (by the header)."""
         events, _ = _files(path)
-        return events is not None and {"stay", "variable", "value"} <= column_names(events)
+        return events is not None and {"stay", "variable", "value"} <= tables.column_names(events)
 
     def read(self, path: Path, definition: CohortDefinition) -> Records:
         """Read the table.
@@ -63,12 +48,12 @@ class LongTable:
         file, stays_file = _files(path)
         if file is None:
             raise CohortError(f"{path}: no events table; name it events.csv, events.csv.gz or events.parquet")
-        events = scan_file(file, _COLUMNS, optional=("subject", "end"))
+        events = tables.scan_file(file, _COLUMNS, optional=("subject", "end"))
         optional = ("subject", "sex", *_DATED, *_NUMBERS, *flags_of(definition))
-        stays = None if stays_file is None else scan_file(stays_file, ("stay",), optional=optional)
+        stays = None if stays_file is None else tables.scan_file(stays_file, ("stay",), optional=optional)
         # Of a single file it is the name that tells it from others beside it.
         provenance = {**provenance_of(self.layout, path, (file, stays_file)), "folder": path.name}
-        dataset = dataset_name(table_stem(path) or "" if path.is_file() else path.resolve().name)
+        dataset = dataset_name(tables.table_stem(path) or "" if path.is_file() else path.resolve().name)
         return long_records(events, stays, definition, dataset, provenance, str(file), str(stays_file))
 
 
@@ -103,22 +88,26 @@ def long_records(
 
 
 def _text(frame: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
-    texts = as_text(frame.lazy())
+    texts = tables.as_text(frame.lazy())
     return texts.with_columns(
-        identifier(name) for name in ("stay", "subject") if name in texts.collect_schema().names()
+        tables.identifier(name) for name in ("stay", "subject") if name in texts.collect_schema().names()
     )
 
 
 def _files(path: Path) -> tuple[Path | None, Path | None]:
     """The events and the stays of a folder; a single file has its stays in `NAME-stays` beside it, if anywhere."""
     if path.is_file():
-        folder, events, named = path.parent, path if table_stem(path) else None, f"{table_stem(path)}-stays"
+        folder, events, named = (
+            path.parent,
+            path if tables.table_stem(path) else None,
+            f"{tables.table_stem(path)}-stays",
+        )
     else:
-        folder, events, named = path, find_table(path, "events"), "stays"
+        folder, events, named = path, tables.find_table(path, "events"), "stays"
     if events is None:
         return None, None
-    stays = find_table(folder, named)
-    near = nearly_named(folder, named) if stays is None else None
+    stays = tables.find_table(folder, named)
+    near = tables.nearly_named(folder, named) if stays is None else None
     if near is not None and near != events:
         raise CohortError(f"{near}: is it the table of stays? Name it {named}{near.suffix}, or take it away")
     return events, stays
@@ -140,21 +129,20 @@ class _Reading:
 
     def events(self, frame: pl.LazyFrame) -> pl.DataFrame:
         """stay_id, subject, name, unit, time, end and value (text); rows of other variables are counted."""
-        written = dict(collect(frame.group_by("variable").len(), self.where).iter_rows())
+        written = dict(tables.collect(frame.group_by("variable").len(), self.where).iter_rows())
         own = own_variables(written, self.definition, self.where, self.rejections)
         mine = frame.filter(pl.col("variable").is_in(list(own))).with_columns(pl.col("variable").replace(own))
-        events = collect(mine.rename({"stay": "stay_id", "variable": "name"}), self.where)
+        events = tables.collect(mine.rename({"stay": "stay_id", "variable": "name"}), self.where)
         events = completed(events, dict.fromkeys(("end", "subject"), pl.String))
         return self.rejections.drop(events, (pl.col("stay_id").is_null(), "events: no id of the stay"))
 
     def stays(self, frame: pl.LazyFrame) -> pl.DataFrame:
         """stay_id and whatever else the table of stays has, typed."""
         dated = [name for name in _DATED if name in frame.collect_schema().names()]
-        frame = frame.rename({"stay": "stay_id"}).with_columns(times(*dated))
-        stays = collect(frame, self.where_stays, keep_marks=True)
+        stays = tables.typed(frame.rename({"stay": "stay_id"}), self.where_stays, dated, keep_marks=True)
         for name in dated:
             mark = stays[f"{name}|time"]
-            self.rejections.doubt(f"stays: {name} without an hour, read as midnight", midnights(mark))
+            self.rejections.doubt(f"stays: {name} without an hour, read as midnight", tables.midnights(mark))
             unread = int((stays[name].is_null() & mark.is_not_null()).sum())
             self.rejections.repair(f"stays: {name} cannot be read, left empty", unread)
         stays = self.rejections.drop(
@@ -164,25 +152,27 @@ class _Reading:
 
     def timed(self, events: pl.DataFrame, stays: pl.DataFrame | None) -> pl.DataFrame:
         """`t_h` and `end_h` in hours since admission."""
-        hours = settled(events.with_columns(numbers("time")), self.where)
+        hours = tables.typed(events, self.where, numeric=["time"])
         written = (events["time"].str.strip_chars() != "").fill_null(False)
         if 2 * int((written & hours["time"].is_null()).sum()) <= int(written.sum()):
-            out = settled(hours.with_columns(numbers("end")), self.where).rename({"time": "t_h", "end": "end_h"})
+            out = tables.typed(hours, self.where, numeric=["end"]).rename({"time": "t_h", "end": "end_h"})
         elif stays is None or "admission" not in stays.columns:
             raise CohortError(
                 f"{self.where}: column 'time' holds timestamps; add a table of stays with the columns stay and "
                 "admission (docs/cohorts.md), or give hours since ICU admission"
             )
         else:
-            dated = settled(events.with_columns(times("time", "end")), self.where, keep_marks=True)
-            alone = midnights(dated["time|time"]) + midnights(dated["end|time"])
+            dated = tables.typed(events, self.where, ["time", "end"], keep_marks=True)
+            alone = tables.midnights(dated["time|time"]) + tables.midnights(dated["end|time"])
             self.rejections.doubt("events: a date without an hour, read as midnight", alone)
             names = (f"{self.where}: column 'time'", f"{self.where_stays}: column 'admission'")
-            dated = on_one_clock(dated, "time", stays["admission"], names)
+            dated = tables.on_one_clock(dated, "time", stays["admission"], names)
             admitted = stays.select("stay_id", "admission").unique()
             dated = dated.join(admitted, on="stay_id", how="left", maintain_order="left")
             dated = self.rejections.drop(dated, (pl.col("admission").is_null(), "no admission time of the stay"))
-            out = dated.with_columns(t_h=hours_since("time", "admission"), end_h=hours_since("end", "admission"))
+            out = dated.with_columns(
+                t_h=tables.hours_since("time", "admission"), end_h=tables.hours_since("end", "admission")
+            )
         name, end = pl.col("name"), pl.col("end_h")
         kinds = {n: concept.gridding for n, concept in self.definition.owner.items()}
         kind = name.replace_strict(kinds, return_dtype=pl.String)
@@ -196,7 +186,7 @@ class _Reading:
 
     def converted(self, events: pl.DataFrame) -> pl.DataFrame:
         """Values in the definition's units (of amounts: theirs), row by row as the unit column says."""
-        events = settled(events.with_columns(numbers("value")), self.where).with_columns(pl.col("unit").fill_null(""))
+        events = tables.typed(events, self.where, numeric=["value"]).with_columns(pl.col("unit").fill_null(""))
         rows = []
         for name, unit, count in events.group_by("name", "unit").len().sort("name", "unit").iter_rows():
             named = self.definition.readable[name]
@@ -250,7 +240,9 @@ def _described(
     kinds = {"subject": pl.String, "sex": pl.String, **dict.fromkeys(_NUMBERS, pl.Float64)}
     kinds |= dict.fromkeys(flags_of(definition), pl.Boolean)
     stays = completed(stays, kinds)
-    spent = hours_since("discharge", "admission") if set(_DATED) <= set(stays.columns) else pl.lit(None, pl.Float64)
+    spent = (
+        tables.hours_since("discharge", "admission") if set(_DATED) <= set(stays.columns) else pl.lit(None, pl.Float64)
+    )
     stays = stays.with_columns(
         subject=pl.coalesce("subject", "who", "stay_id"), los_h=pl.coalesce("los_h", spent, "last_h")
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from medgym_offline.cohorts.source import Rejections
-from medgym_offline.cohorts.tables import numbers, settled
+from medgym_offline.cohorts.tables import typed
 from medgym_offline.diseases.concepts import CohortDefinition, Concept, Part, Unit
 from medgym_offline.errors import CohortError
 
@@ -136,10 +136,10 @@ def typed_attributes(
         rejections: Counts are added here.
 
     Raises:
-        CohortError: see `tables.settled`.
+        CohortError: see `tables.typed`.
     """
     numeric = [name for name in _NUMERIC if name in stays.columns]
-    out = settled(stays.with_columns(numbers(*numeric)), where)
+    out = typed(stays, where, numeric=numeric)
     if "age" in numeric:
         old = stays["age"].str.strip_chars().str.contains(_OVER_89).fill_null(False)
         rejections.repair(f"stays: an age above 89, read as {AGE_OVER_89}", int(old.sum()))

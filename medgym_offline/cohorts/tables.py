@@ -2,8 +2,8 @@
 
 Cells of text to numbers and times: what can mean only one thing is read, a column that could mean two is refused.
 
-`numbers` and `times` are expressions, so that a large table streams through them; beside each column they leave a
-mark of how its cells were written, and `settled`, which `collect` calls, judges the column by the marks.
+`_numbers` and `_times` are expressions, so that a large table streams through them; beside each column they leave a
+mark of how its cells were written, and `_settled`, which `typed` calls, judges the column by the marks.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from medgym_offline.errors import CohortError
 
 __all__ = [
     "as_text", "collect", "column_names", "find_table", "hours_since", "identifier", "midnights", "nearly_named",
-    "numbers", "on_one_clock", "only_file", "scan_file", "scan_table", "settled", "table_files", "table_stem", "times",
-    "typed", "unread_files",
+    "on_one_clock", "only_file", "scan_file", "scan_table", "table_files", "table_stem", "typed", "unread_files",
 ]  # fmt: skip
 
 _NUMBER, _TIME = "|number", "|time"
@@ -41,7 +40,7 @@ def identifier(column: str) -> pl.Expr:
     return pl.when(plain != "").then(plain).alias(column)
 
 
-def numbers(*columns: str) -> list[pl.Expr]:
+def _numbers(*columns: str) -> list[pl.Expr]:
     """Expressions that turn text columns into floats (null where a cell is no finite number); commas may be decimal."""
     out = []
     for column in columns:
@@ -55,7 +54,7 @@ def numbers(*columns: str) -> list[pl.Expr]:
     return out
 
 
-def times(*columns: str) -> list[pl.Expr]:
+def _times(*columns: str) -> list[pl.Expr]:
     """Expressions that turn text columns into datetimes (null where a cell is none); with a zone, into UTC.
 
     Read: 2150-03-01 10:30[:00[.000]], with a T or a blank, with / or . between the parts of the date, 01.03.2150 10:30,
@@ -85,12 +84,12 @@ def times(*columns: str) -> list[pl.Expr]:
 
 
 def midnights(marks: pl.Series) -> int:
-    """How many times, by the marks that `settled` kept, are a date alone, read as its midnight."""
+    """How many times, by the marks that `_settled` kept, are a date alone, read as its midnight."""
     return int(marks.str.contains(_DATE).sum())
 
 
-def settled(frame: pl.DataFrame, where: Path | str, keep_marks: bool = False) -> pl.DataFrame:
-    """`frame` with the marks of `numbers` and `times` judged and taken off; times with a zone become typed UTC.
+def _settled(frame: pl.DataFrame, where: Path | str, keep_marks: bool = False) -> pl.DataFrame:
+    """`frame` with the marks of `_numbers` and `_times` judged and taken off; times with a zone become typed UTC.
 
     Args:
         frame: Collected, with marks.
@@ -114,9 +113,8 @@ def settled(frame: pl.DataFrame, where: Path | str, keep_marks: bool = False) ->
                 "as 2150-03-01 10:30:00, followed by Z or an offset such as +01:00 where they have a zone"
             )
         zoned = marks.filter(known).str.contains(_ZONE).fill_null(False)
-        for kind in (True, False):
-            if int((zoned == kind).sum()):
-                clocks.setdefault(kind, column)
+        for kind in zoned.unique():
+            clocks.setdefault(kind, column)
     if len(clocks) == 2:
         raise _two_clocks(f"{where}: column {clocks[True]!r}", f"column {clocks[False]!r}")
     if True in clocks:
@@ -128,7 +126,7 @@ def on_one_clock(frame: pl.DataFrame, column: str, origin: pl.Series, names: tup
     """`frame` with its times typed as `origin` is, which they are compared with.
 
     Args:
-        frame: From `settled`: its times are of one kind.
+        frame: From `_settled`: its times are of one kind.
         column: The time that is compared.
         origin: What it is compared with.
         names: Of both, for the message.
@@ -331,10 +329,9 @@ def as_text(frame: pl.LazyFrame) -> pl.LazyFrame:
     for name, kind in frame.collect_schema().items():
         column = pl.col(name)
         if isinstance(kind, pl.Datetime):
-            if kind.time_zone is not None:
-                out.append(column.dt.convert_time_zone("UTC").dt.strftime("%Y-%m-%d %H:%M:%S%.fZ"))
-            else:
-                out.append(column.dt.strftime("%Y-%m-%d %H:%M:%S%.f"))
+            zoned = kind.time_zone is not None
+            time = column.dt.convert_time_zone("UTC") if zoned else column
+            out.append(time.dt.strftime("%Y-%m-%d %H:%M:%S%.fZ" if zoned else "%Y-%m-%d %H:%M:%S%.f"))
         elif isinstance(kind, pl.Duration):
             out.append((column.dt.total_milliseconds() / 3_600_000.0).cast(pl.String))
         elif kind.is_float():
@@ -348,19 +345,18 @@ def as_text(frame: pl.LazyFrame) -> pl.LazyFrame:
     return frame.select(out)
 
 
-def collect(frame: pl.LazyFrame, where: Path | str, keep_marks: bool = False) -> pl.DataFrame:
-    """Run a lazy frame in batches, so that a table larger than memory passes through, and judge its cells.
+def collect(frame: pl.LazyFrame, where: Path | str) -> pl.DataFrame:
+    """Run a lazy frame in batches, so that a table larger than memory passes through.
 
     Args:
         frame: From `scan_table`, filtered.
         where: File or table, for the message.
-        keep_marks: See `settled`.
 
     Raises:
-        CohortError: the file breaks off or is no table, or a column's cells can mean two things (`settled`).
+        CohortError: the file breaks off or is no table.
     """
     try:
-        found = frame.collect(engine="streaming")
+        return frame.collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = _first_line(error)
         if "utf-8" in reason.lower():
@@ -371,14 +367,29 @@ def collect(frame: pl.LazyFrame, where: Path | str, keep_marks: bool = False) ->
                 "decimal comma?) in quotes"
             ) from error
         raise CohortError(f"{where}: cannot be read to its end ({reason}); download it again") from error
-    return settled(found, where, keep_marks)
 
 
 def typed(
-    frame: pl.LazyFrame, where: Path | str, dated: Sequence[str] = (), numeric: Sequence[str] = ()
+    frame: pl.LazyFrame | pl.DataFrame,
+    where: Path | str,
+    dated: Sequence[str] = (),
+    numeric: Sequence[str] = (),
+    keep_marks: bool = False,
 ) -> pl.DataFrame:
-    """Collect a frame of text with its `dated` columns as times and its `numeric` ones as floats; see `collect`."""
-    return collect(frame.with_columns(*times(*dated), *numbers(*numeric)), where)
+    """Collect a frame of text with its `dated` columns as times and its `numeric` ones as floats, and judge its cells.
+
+    Args:
+        frame: Lazy from `scan_table`, or what is collected of one already.
+        where: File or table, for messages.
+        dated: Columns of times.
+        numeric: Columns of numbers.
+        keep_marks: See `_settled`.
+
+    Raises:
+        CohortError: see `collect`; or a column's cells can mean two things (`_settled`).
+    """
+    found = collect(frame.lazy().with_columns(*_times(*dated), *_numbers(*numeric)), where)
+    return _settled(found, where, keep_marks)
 
 
 def _first_line(error: Exception) -> str:

@@ -148,8 +148,9 @@ class Concept:
         return self.range[1]
 
     def ids(self, role: str) -> tuple[str, ...]:
-        """Item ids in tables of that role, of the concept and its parts."""
-        return (*_ids(self.items, role), *(item for part in self.parts for item in part.ids(role)))
+        """Item ids in tables of that role, of the concept and its parts; see `items` for "meds"."""
+        own = (*_ids(self.items, role), *(item for part in self.parts for item in part.ids(role)))
+        return own if own or role != "meds" else (*self.ids("chart"), *self.ids("laboratory"))
 
     def wanted(self, role: str) -> tuple[str, ...]:
         """Item ids to read of tables of that role, also those that `prepare` needs beside them."""

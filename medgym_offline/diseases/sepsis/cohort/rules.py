@@ -67,7 +67,8 @@ def coma_scale(rows: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
 def arterial(rows: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     """Gases without those whose every specimen record says venous or mixed: they say nothing about arterial oxygen.
 
-    Two samples drawn at one minute may share the key: the arterial one is then the one that counts.
+    Two samples drawn at one minute may share the key: the arterial one is then the one that counts. All count of a
+    source that does not say what blood a gas is of.
     """
     rows = rows.with_columns(key=pl.coalesce("key", pl.format("{} {}", "stay_id", "t_h")))
     specimen = pl.col("item").is_in(SPECIMENS.split())
