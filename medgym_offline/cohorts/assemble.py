@@ -28,8 +28,7 @@ def assemble(records: Records, definition: CohortDefinition) -> Cohort:
     Raises:
         CohortError: two rows of one stay differ.
     """
-    rejections = Rejections()
-    rejections.add(records.rejections)
+    rejections = Rejections().add(records.rejections)
     prefix = pl.lit(records.dataset + "/")
     _doubt_ids(records, rejections)
     stays = ranged_attributes(_one_row_a_stay(records, rejections), rejections)
@@ -60,11 +59,7 @@ def assemble(records: Records, definition: CohortDefinition) -> Cohort:
                 rows = _held(mine, concept, stays, rejections)
             else:
                 rows = mine.with_columns(end_h=pl.lit(None, pl.Float64))
-        parts.append(
-            rows.with_columns(variable=pl.lit(concept.name)).select(
-                "patient", "variable", "value", time_h="t_h", end_h="end_h"
-            )
-        )
+        parts.append(rows.select("patient", "value", "end_h", time_h="t_h", variable=pl.lit(concept.name)))
     source = str(records.provenance.get("folder") or records.dataset)
     table = pl.concat(parts).with_columns(source=pl.lit(source)).sort("patient", "time_h", "variable")
     metadata = {
@@ -155,9 +150,8 @@ def _infusion(rows: pl.DataFrame, concept: Concept, stays: pl.DataFrame, rejecti
         hint = f" (in {named.mistaken}?)" if named.mistaken else ""
         high_dose = (pl.col("name") == named.name) & (value > limit)
         rows = rejections.drop(rows, (high_dose, f"{named.name}: above {limit:g} {unit}{hint}"))
-    factor = pl.col("name").replace_strict(
-        {name: 1.0, **{p.name: p.factor for p in concept.parts}}, return_dtype=pl.Float64
-    )
+    factors = {name: 1.0, **{part.name: part.factor for part in concept.parts}}
+    factor = pl.col("name").replace_strict(factors, return_dtype=pl.Float64)
     rows = grid.interval_rates(rows.with_columns(value=pl.coalesce("total", value * factor)), concept, rejections)
     rows = rejections.drop(
         rows,

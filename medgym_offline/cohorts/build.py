@@ -152,8 +152,8 @@ class CohortSummary:
         return {**asdict(self), "path": str(self.path)}
 
 
-def detect_source(path: Path, definition: CohortDefinition) -> CohortSource:
-    """The layout of the files at `path`.
+def detect_source(path: Path, definition: CohortDefinition) -> CohortSource | None:
+    """The layout at `path`; None for a cohort table, which is what a Parquet file of no other layout is taken for.
 
     Raises:
         CohortError: nothing there, or no known layout.
@@ -163,6 +163,8 @@ def detect_source(path: Path, definition: CohortDefinition) -> CohortSource:
     for source in (*definition.sources, *SOURCES):
         if source.matches(path):
             return source
+    if path.is_file() and path.suffix.lower() == ".parquet":
+        return None
     held = sorted(file.name for files in table_files(path).values() for file in files) if path.is_dir() else []
     names = f" (it holds {', '.join(held[:5])}{', ...' if len(held) > 5 else ''})" if held else ""
     own = "".join(f"{source.layout}, " for source in definition.sources)
@@ -180,10 +182,7 @@ def read_source(path: str | Path, definition: CohortDefinition) -> Cohort:
         CohortError: unknown layout or a structural fault.
     """
     path = Path(path)
-    return _read(path, _source_of(path, definition), definition)
-
-
-def _read(path: Path, source: CohortSource | None, definition: CohortDefinition) -> Cohort:
+    source = detect_source(path, definition)
     if source is None:
         return Cohort.read(path, definition)
     records = source.read(path, definition)
@@ -191,13 +190,6 @@ def _read(path: Path, source: CohortSource | None, definition: CohortDefinition)
         unread = unread_files(path, records.provenance.get("files", ()))
         records.rejections.files.update(dict.fromkeys(unread, f"no table of the layout {source.layout!r}"))
     return assemble(records, definition)
-
-
-def _source_of(path: Path, definition: CohortDefinition) -> CohortSource | None:
-    """The layout at `path`; None for a cohort table, which is what a Parquet file of no other layout is taken for."""
-    if path.is_file() and path.suffix.lower() == ".parquet":
-        return next((source for source in (*definition.sources, *SOURCES) if source.matches(path)), None)
-    return detect_source(path, definition)
 
 
 def build_cohort(
@@ -216,17 +208,16 @@ def build_cohort(
     """
     if not source_paths:
         raise CohortError("cohort build: no source named; give at least one folder of clinical tables")
-    found = [(Path(path), _source_of(Path(path), definition)) for path in source_paths]
-    layouts = {str(path): "cohort table" if source is None else source.layout for path, source in found}
-    cohort = combine([_read(path, source, definition) for path, source in found])
+    found = {str(path): detect_source(Path(path), definition) for path in source_paths}
+    cohort = combine([read_source(path, definition) for path in source_paths])
     if patients is not None:
         cohort = select_stays(cohort, patients)
     if not len(cohort):
         raise CohortError(
-            f"{found[0][0]}: no stay with two observations is left; {'; '.join(cohort.rejections.lines()[:3])}"
+            f"{source_paths[0]}: no stay with two observations is left; {'; '.join(cohort.rejections.lines()[:3])}"
         )
     # Names, not places: where the data lie on one machine says nothing to another.
-    words = [*(path.name for path, _ in found), *([] if patients is None else ["--patients", str(patients)])]
+    words = [*(Path(path).name for path in source_paths), *([] if patients is None else [f"--patients {patients}"])]
     cohort.metadata["command"] = f"medgym-offline cohort build {' '.join(words)} --output {Path(output).name}"
     flags = observation_flags(cohort.to_grid(), definition)
     cohort.write(output)
@@ -236,7 +227,7 @@ def build_cohort(
         stays=len(cohort),
         subjects=len(set(cohort.subjects)),
         rows={name: counts.get(name, 0) for name in definition.concepts},
-        layouts=layouts,
+        layouts={path: "cohort table" if source is None else source.layout for path, source in found.items()},
         rejections=cohort.rejections,
         selection=cohort.metadata.get("selection"),
         flags=flags,

@@ -162,9 +162,7 @@ class Cohort:
                     "give the values as a long table, which is converted"
                 )
         clean, found = validate(table, definition, where)
-        total = Rejections()
-        total.add(rejections or Rejections())
-        total.add(found)
+        total = Rejections().add(rejections or Rejections(), found)
         stays = _stays_of(clean, stays, definition, total, where)
         clean = clean.filter(pl.col("patient").is_in(stays["patient"].to_list()))
         own = {"format": FORMAT, "disease": definition.disease, "units": dict(definition.units)}
@@ -238,9 +236,7 @@ def combine(cohorts: Sequence[Cohort]) -> Cohort:
     twice = stays.filter(stays["patient"].is_duplicated())["patient"]
     if len(twice):
         raise CohortError(f"combine: patient {twice[0]!r} occurs in two cohorts; name each source once")
-    rejections = Rejections()
-    for cohort in cohorts:
-        rejections.add(cohort.rejections)
+    rejections = Rejections().add(*(cohort.rejections for cohort in cohorts))
     metadata = copy.deepcopy(first.metadata)
     metadata["provenance"] = [entry for c in cohorts for entry in c.metadata.get("provenance", [])]
     metadata["license"] = "; ".join(dict.fromkeys(c.metadata["license"] for c in cohorts if c.metadata.get("license")))

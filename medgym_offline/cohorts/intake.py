@@ -87,7 +87,10 @@ class Intake:
         return placed.with_columns(amount=pl.lit(True))
 
     def _prepared(self, rows: pl.DataFrame, concept: Concept) -> pl.DataFrame:
-        rows = rows.with_columns(name=pl.lit(concept.name))
+        """Rows with the name of the concept, or of the part that their item is of, after the concept's odd case."""
+        names = {item: part.name for part in concept.parts for item in part.ids("input")}
+        name = pl.col("item").replace_strict(names, default=concept.name, return_dtype=pl.String)
+        rows = rows.with_columns(name=name)
         return rows if concept.prepare is None else concept.prepare(rows, self.rejections)
 
     def ordered(self, orders: Sequence[pl.DataFrame]) -> pl.DataFrame:
@@ -102,15 +105,12 @@ class Intake:
             mine = [rows.select(columns).filter(pl.col("item").is_in(concept.ids("input"))) for rows in orders]
             if not mine or not concept.ids("input"):
                 continue
-            names = {item: part.name for part in concept.parts for item in part.ids("input")}
-            name = pl.col("item").replace_strict(names, default=concept.name, return_dtype=pl.String)
             rows = self.rejections.drop(
                 pl.concat(mine),
                 (pl.col("value").is_null(), f"{concept.name}: no {concept.given}"),
                 (pl.col("value") == 0.0, f"{concept.name}: nothing given (0)"),
-            ).with_columns(name=name)
-            rows = rows if concept.prepare is None else concept.prepare(rows, self.rejections)
-            parts.append(in_own_units(rows, self.definition, self.rejections, self.stays))
+            )
+            parts.append(in_own_units(self._prepared(rows, concept), self.definition, self.rejections, self.stays))
         return event_frame(*parts)
 
     def count_unlisted(self, groups: pl.DataFrame, labels: Mapping[str, str]) -> None:

@@ -97,19 +97,16 @@ def _text(frame: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
 def _files(path: Path) -> tuple[Path | None, Path | None]:
     """The events and the stays of a folder; a single file has its stays in `NAME-stays` beside it, if anywhere."""
     if path.is_file():
-        folder, events, named = (
-            path.parent,
-            path if tables.table_stem(path) else None,
-            f"{tables.table_stem(path)}-stays",
-        )
+        stem = tables.table_stem(path)
+        events, beside = path if stem else None, path.with_name(f"{stem}-stays")
     else:
-        folder, events, named = path, tables.find_table(path, "events"), "stays"
+        events, beside = tables.find_table(path / "events"), path / "stays"
     if events is None:
         return None, None
-    stays = tables.find_table(folder, named)
-    near = tables.nearly_named(folder, named) if stays is None else None
+    stays = tables.find_table(beside)
+    near = tables.nearly_named(beside) if stays is None else None
     if near is not None and near != events:
-        raise CohortError(f"{near}: is it the table of stays? Name it {named}{near.suffix}, or take it away")
+        raise CohortError(f"{near}: is it the table of stays? Name it {beside.name}{near.suffix}, or take it away")
     return events, stays
 
 

@@ -21,7 +21,8 @@ from medgym_offline.errors import CohortError
 
 __all__ = [
     "as_text", "collect", "column_names", "find_table", "hours_since", "identifier", "midnights", "nearly_named",
-    "on_one_clock", "only_file", "scan_file", "scan_table", "table_files", "table_stem", "typed", "unread_files",
+    "on_one_clock", "only_file", "read_table", "scan_file", "scan_table", "table_files", "table_stem", "typed",
+    "unread_files",
 ]  # fmt: skip
 
 _NUMBER, _TIME = "|number", "|time"
@@ -205,20 +206,20 @@ def only_file(files: Sequence[Path]) -> Path:
     return files[0]
 
 
-def find_table(folder: Path, name: str) -> Path | None:
-    """The file of table `name` in `folder`, whatever its case and suffix (.csv, .csv.gz, .tsv, .tsv.gz, .parquet).
+def find_table(table: Path) -> Path | None:
+    """The file of `table`, a folder / name of any case, whatever its suffix (.csv, .csv.gz, .tsv, .tsv.gz, .parquet).
 
     Raises:
         CohortError: there are two.
     """
-    files = table_files(folder).get(name.lower())
+    files = table_files(table.parent).get(table.name.lower())
     return only_file(files) if files else None
 
 
-def nearly_named(folder: Path, name: str) -> Path | None:
-    """A table of `folder` whose name is not `name` but nearly."""
-    files = table_files(folder)
-    near = difflib.get_close_matches(name.lower(), [stem for stem in files if stem != name.lower()], n=1, cutoff=0.8)
+def nearly_named(table: Path) -> Path | None:
+    """A table beside `table` whose name is not the same but nearly."""
+    files, name = table_files(table.parent), table.name.lower()
+    near = difflib.get_close_matches(name, [stem for stem in files if stem != name], n=1, cutoff=0.8)
     return files[near[0]][0] if near else None
 
 
@@ -239,23 +240,22 @@ def column_names(path: Path) -> set[str]:
     return set(_open(path)[1])
 
 
-def scan_table(folder: Path, name: str, columns: Sequence[str], optional: Sequence[str] = ()) -> pl.LazyFrame:
+def scan_table(table: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pl.LazyFrame:
     """Lazy frame of the named columns of a table, lower case, as text.
 
     Args:
-        folder: Where the table lies.
-        name: Table name without suffix.
+        table: Folder / name without suffix.
         columns: Lower-case names wanted; any case in the file.
         optional: Further columns, taken where the file has them.
 
     Raises:
         CohortError: no such table, a missing column or an unreadable file.
     """
-    path = find_table(folder, name)
+    path, name = find_table(table), table.name
     if path is None:
-        near = nearly_named(folder, name)
+        near = nearly_named(table)
         hint = "put it there" if near is None else f"is it {near.name}? Rename that"
-        raise CohortError(f"{folder}: table {name}.csv or {name}.csv.gz is missing; {hint}")
+        raise CohortError(f"{table.parent}: table {name}.csv or {name}.csv.gz is missing; {hint}")
     return scan_file(path, columns, optional)
 
 
@@ -390,6 +390,13 @@ def typed(
     """
     found = collect(frame.lazy().with_columns(*_times(*dated), *_numbers(*numeric)), where)
     return _settled(found, where, keep_marks)
+
+
+def read_table(
+    table: Path, columns: Sequence[str], dated: Sequence[str] = (), numeric: Sequence[str] = ()
+) -> pl.DataFrame:
+    """A whole table of text: `scan_table` of its `columns` and those that are `dated` or `numeric`, then `typed`."""
+    return typed(scan_table(table, (*columns, *dated, *numeric)), table, dated, numeric)
 
 
 def _first_line(error: Exception) -> str:

@@ -32,10 +32,7 @@ _CHARTED = (
     Channel("lactate", relative=0.05, gap=12.0, spread=0.76, between=0.94, never=0.12, delay=0.5),
 )
 
-VIEWS = {
-    "noisy": View(tuple(Channel(c.component, c.error, c.relative) for c in _CHARTED)),
-    "charted": View(_CHARTED),
-}
+VIEWS = {"noisy": View(tuple(Channel(c.component, c.error, c.relative) for c in _CHARTED)), "charted": View(_CHARTED)}
 
 
 # Centers and scales are about those of the release's cohort, which its bank stores.
@@ -102,18 +99,8 @@ _ABOVE = "time above {} mmol/L, 0.25 h grid"
 METRICS = (
     Metric("lactate_mean", "Lactate", "mmol/L", -1, 2, "mean over the hours 0..96", _mean),
     Metric("lactate_clearance_6h", "Clearance at 6 h", "%", 1, 1, "100 (l(0) - l(6)) / l(0)", _clearance),
-    *(
-        Metric(
-            f"hours_lactate_above_{n}",
-            f"Lactate above {n}",
-            "h",
-            -1,
-            1,
-            _ABOVE.format(n),
-            partial(_hours_above, level=n),
-        )
-        for n in (2, 4)
-    ),
+    Metric("hours_lactate_above_2", "Lactate above 2", "h", -1, 1, _ABOVE.format(2), partial(_hours_above, level=2)),
+    Metric("hours_lactate_above_4", "Lactate above 4", "h", -1, 1, _ABOVE.format(4), partial(_hours_above, level=4)),
     Metric("vasopressor_total", "Vasopressor", "mg/kg", 0, 2, "norepinephrine equivalents given in 96 h", _vasopressor),
     Metric("fluids_total", "Fluids", "L", 0, 1, "fluids given in 96 h", _fluids),
 )

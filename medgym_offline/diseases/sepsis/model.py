@@ -61,12 +61,7 @@ class NeedPrior:
 
 
 def estimate_need(
-    data: FitData,
-    hours: np.ndarray,
-    physics: Physics,
-    root: int,
-    prior: NeedPrior | None = None,
-    recency: float = 0.0,
+    data: FitData, hours: np.ndarray, physics: Physics, root: int, prior: NeedPrior | None = None, recency: float = 0.0
 ) -> np.ndarray:
     """(P, 3) n_base, n_shock, tau from the charted hours in `hours`, with prior draws from stream `root`.
 
@@ -167,20 +162,10 @@ def prior_parameters(root: int, patients: Sequence[str]) -> FieldParameters:
         bound = (3.0 / inputs) ** 0.5
         return tensor(np.stack([g.uniform(-bound, bound, (inputs, outputs)) for g in streams]))
 
-    return FieldParameters(
-        k=tensor(k),
-        set_point=tensor(set_point),
-        reversion=tensor(reversion),
-        need=tensor(need),
-        response=tensor(draw_response(root, patients)),
-        threshold=tensor(draw_threshold(root, patients)),
-        w1=weights(6, hidden),
-        b1=torch.zeros(count, 1, hidden),
-        w2=weights(hidden, hidden),
-        b2=torch.zeros(count, 1, hidden),
-        w3=0.3 * weights(hidden, 6),
-        b3=torch.zeros(count, 1, 6),
-    )
+    numbers = (k, set_point, reversion, need, draw_response(root, patients), draw_threshold(root, patients))
+    zeros, last = torch.zeros(count, 1, hidden), torch.zeros(count, 1, 6)
+    residual = (weights(6, hidden), zeros, weights(hidden, hidden), zeros.clone(), 0.3 * weights(hidden, 6), last)
+    return FieldParameters(*map(tensor, numbers), *residual)
 
 
 @own_defaults()

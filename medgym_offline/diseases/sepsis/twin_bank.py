@@ -159,10 +159,7 @@ def score(model: Model, cases: TrueCases, variables: Sequence[str]) -> dict[str,
 
 
 def _named(values: Tensor, variables: Sequence[str]) -> dict[str, float]:
-    return {
-        "mean": round(float(values.mean()), 4),
-        **{n: round(float(v), 4) for n, v in zip(variables, values)},
-    }
+    return {"mean": round(float(values.mean()), 4), **{n: round(float(v), 4) for n, v in zip(variables, values)}}
 
 
 def truth_checks(bank: SimulatorBank, seed: int = 1, scratch: SimulatorBank | None = None) -> dict[str, Any]:
@@ -220,7 +217,7 @@ def build_twin(recipe: BankRecipe, scratch: bool = True, show: bool = True) -> S
         show: Progress on standard error.
 
     Returns:
-        A bank with worlds own, crossfit and true; `metadata["truth"]` has the checks of `truth.truth_checks`.
+        A bank with worlds own, crossfit and true; `metadata["truth"]` has those of :func:`truth_checks`.
     """
     if recipe.patients < 1:
         raise BankError(f"recipe {recipe.name!r}: a twin needs `patients`, how many to draw")

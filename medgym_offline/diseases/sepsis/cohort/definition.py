@@ -45,18 +45,11 @@ _DRUGS: dict[str, tuple[float, float, str, str]] = {
 
 
 def _drug(name: str, equivalent: float, limit: float, items: str, names: str) -> Part:
-    by_unit = name == "vasopressin"
-    return Part(
-        name=name,
-        unit="U/min" if by_unit else _MASS,
-        factor=equivalent,
-        limit=limit,
-        mistaken="U/h" if by_unit else "mcg/min",
-        units=(Unit("U/h", 1 / 60),) if by_unit else (Unit("mcg/min", per_patient=True), Unit("mg/kg/min", 1000.0)),
-        names=tuple(names.split()),
-        items={"input": items},
-        ordered_in="U/h" if by_unit else "",
-    )
+    unit, mistaken, units = _MASS, "mcg/min", (Unit("mcg/min", per_patient=True), Unit("mg/kg/min", 1000.0))
+    if name == "vasopressin":
+        unit, mistaken, units = "U/min", "U/h", (Unit("U/h", 1 / 60),)
+    ordered_in = "U/h" if name == "vasopressin" else ""
+    return Part(name, unit, equivalent, limit, mistaken, units, tuple(names.split()), {"input": items}, ordered_in)
 
 
 VASOPRESSORS = tuple(_drug(name, *row) for name, row in _DRUGS.items())

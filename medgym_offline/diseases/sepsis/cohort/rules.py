@@ -7,6 +7,7 @@ import polars as pl
 
 from medgym_offline.cohorts.grid import GridCohort, cell_sums, numbered_rows
 from medgym_offline.cohorts.source import Rejections
+from medgym_offline.diseases.sepsis.severity import LACTATE
 
 __all__ = [
     "COMPONENTS", "INSENSIBLE_LITRES_PER_HOUR", "IRRIGANT", "SPECIMENS", "URINE_GAP_HOURS", "arterial", "coma_scale",
@@ -25,7 +26,6 @@ URINE_GAP_HOURS = 12.0
 INSENSIBLE_LITRES_PER_HOUR = 0.04
 #: No patient gets 0.3 U/min of vasopressin: such a "per minute" is an hourly rate with the wrong unit.
 _MINUTELY_LIMIT = 0.3
-_STATES = ("spo2", "pao2", "bilirubin", "gcs", "urine", "lactate")
 
 
 def coma_scale(rows: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
@@ -99,8 +99,7 @@ def hourly_vasopressin(rows: pl.DataFrame, rejections: Rejections) -> pl.DataFra
 
 def severity(stays: pl.DataFrame, grid: GridCohort) -> np.ndarray:
     """(P,) points 0 to 4: sepsis by code, any vasopressor, lactate ever 2 and ever 4."""
-    lactate = _STATES.index("lactate")
-    highest = np.where(grid.mask[:, :, lactate], grid.values[:, :, lactate], -np.inf).max(axis=1)
+    highest = np.where(grid.mask[:, :, LACTATE], grid.values[:, :, LACTATE], -np.inf).max(axis=1)
     code = np.array([bool(flag) for flag in stays["sepsis"].to_list()], dtype=np.int64)
     return np.asarray(code + (grid.treatment[:, :, 1] > 0).any(axis=1) + (highest >= 2.0) + (highest >= 4.0))
 

@@ -29,6 +29,7 @@ import numpy as np
 import polars as pl
 
 from medgym_offline.cohorts.cohort import Cohort
+from medgym_offline.diseases.concepts import Concept
 from medgym_offline.diseases.sepsis.cohort.definition import COHORT, INSENSIBLE_LITRES_PER_HOUR, ROOM_AIR, URINE_CAP
 from medgym_offline.diseases.sepsis.twin import TwinPatients
 from medgym_offline.seeds import derive_seed, generator
@@ -36,6 +37,8 @@ from medgym_offline.seeds import derive_seed, generator
 __all__ = ["CHARTING", "Charting", "Clinician", "Course", "Reading", "chart", "live", "synthetic_cohort"]
 
 _DRAWS = 12  # random numbers an hour
+#: patient, time_h, end_h, variable, value
+Row = tuple[str, float, float | None, str, float]
 
 
 @dataclass(frozen=True)
@@ -239,15 +242,15 @@ def stay_lengths(root: int, patients: Sequence[str]) -> np.ndarray:
     return np.round(np.maximum(108.0 * np.exp(0.95 * z), 24.5 + 6.0 * np.exp(z)), 3)
 
 
-def chart(course: Course, root: int) -> list[tuple[str, float, float | None, str, float]]:
-    """Rows (patient, time_h, end_h, variable, value) that a hospital would have kept of `course`.
+def chart(course: Course, root: int) -> list[Row]:
+    """Rows that a hospital would have kept of `course`.
 
     Urine is the volume since the last record (mL/day equivalent); the sicker the patient, the denser the laboratory
     values (as at the bedside); oxygen and vasopressor intervals end where the dose changes.
     """
     stay = stay_lengths(root, course.patients)
     end = np.minimum(stay, float(HORIZON))
-    rows: list[tuple[str, float, float | None, str, float]] = []
+    rows: list[Row] = []
     hours = np.arange(course.states.shape[1]) / STEPS
     urine = course.states[..., 4]
     voided = np.concatenate([np.zeros((len(urine), 1)), np.cumsum(0.5 * (urine[:, 1:] + urine[:, :-1]) / STEPS, 1)], 1)
@@ -269,8 +272,8 @@ def chart(course: Course, root: int) -> list[tuple[str, float, float | None, str
             low, high = COHORT.concepts[name].range
             value = np.clip(np.round(value, how.decimals), low, min(high, URINE_CAP) if name == "urine" else high)
             rows += [(patient, float(t), None, name, float(v)) for t, v in zip(times, value)]
-        for column, name in enumerate(COHORT.given):
-            rows += _intervals(patient, name, course.doses[row, :, column], float(end[row]))
+        for column, concept in enumerate(COHORT.treatments):
+            rows += _intervals(patient, concept, course.doses[row, :, column], float(end[row]))
     return rows
 
 
@@ -290,18 +293,15 @@ def _times(how: Charting, g: np.random.Generator, end: float, after: bool) -> np
     return np.round(times[times <= limit], 4)
 
 
-def _intervals(
-    patient: str, name: str, dose: np.ndarray, end: float
-) -> list[tuple[str, float, float | None, str, float]]:
+def _intervals(patient: str, concept: Concept, dose: np.ndarray, end: float) -> list[Row]:
     """Charted intervals of one treatment: one for each run of hours at one dose above the background."""
-    background = ROOM_AIR if name == "fio2" else 0.0
     breaks = np.flatnonzero(np.diff(dose)) + 1
     starts = np.concatenate([[0], breaks])
     ends = np.minimum(np.concatenate([breaks, [len(dose)]]), end)
     return [
-        (patient, float(a), float(b), name, float(dose[a]))
+        (patient, float(a), float(b), concept.name, float(dose[a]))
         for a, b in zip(starts, ends)
-        if dose[a] > background and a < b
+        if dose[a] > concept.background and a < b
     ]
 
 
