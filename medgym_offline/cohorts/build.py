@@ -136,15 +136,12 @@ class CohortSummary:
     def lines(self) -> list[str]:
         """The summary as lines of text."""
         out = [f"{source}: {layout}" for source, layout in self.layouts.items()]
-        out.append(
-            f"{self.stays} stays of {self.subjects} people; " + ", ".join(f"{k} {v}" for k, v in self.rows.items())
-        )
-        if self.selection:
-            chosen = self.selection
-            out.append(
-                f"chosen from {chosen['considered_stays']} stays ({chosen['eligible_stays']} eligible), "
-                + ("one stay a person" if chosen["one_stay_per_subject"] else "several stays of some people")
-            )
+        rows = ", ".join(f"{name} {count}" for name, count in self.rows.items())
+        out.append(f"{self.stays} stays of {self.subjects} people; {rows}")
+        if chosen := self.selection:
+            share = "one stay a person" if chosen["one_stay_per_subject"] else "several stays of some people"
+            eligible = f"({chosen['eligible_stays']} eligible), {share}"
+            out.append(f"chosen from {chosen['considered_stays']} stays {eligible}")
         return [*out, *self.flags.lines(), *self.rejections.lines(), f"written to {self.path}"]
 
     def to_json(self) -> dict[str, Any]:
@@ -213,9 +210,8 @@ def build_cohort(
     if patients is not None:
         cohort = select_stays(cohort, patients)
     if not len(cohort):
-        raise CohortError(
-            f"{source_paths[0]}: no stay with two observations is left; {'; '.join(cohort.rejections.lines()[:3])}"
-        )
+        reasons = "; ".join(cohort.rejections.lines()[:3])
+        raise CohortError(f"{source_paths[0]}: no stay with two observations is left; {reasons}")
     # Names, not places: where the data lie on one machine says nothing to another.
     words = [*(Path(path).name for path in source_paths), *([] if patients is None else [f"--patients {patients}"])]
     cohort.metadata["command"] = f"medgym-offline cohort build {' '.join(words)} --output {Path(output).name}"

@@ -12,6 +12,7 @@ import polars as pl
 from medgym_offline.cohorts import tables
 from medgym_offline.cohorts.names import accepted_units, conversion, own_variables, typed_attributes
 from medgym_offline.cohorts.source import Records, Rejections, completed, event_frame, flags_of, provenance_of
+from medgym_offline.cohorts.tables import hours_since
 from medgym_offline.diseases.concepts import CohortDefinition
 from medgym_offline.errors import CohortError
 
@@ -89,9 +90,7 @@ def long_records(
 
 def _text(frame: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
     texts = tables.as_text(frame.lazy())
-    return texts.with_columns(
-        tables.identifier(name) for name in ("stay", "subject") if name in texts.collect_schema().names()
-    )
+    return texts.with_columns(map(tables.identifier, {"stay", "subject"} & set(texts.collect_schema().names())))
 
 
 def _files(path: Path) -> tuple[Path | None, Path | None]:
@@ -137,14 +136,12 @@ class _Reading:
         """stay_id and whatever else the table of stays has, typed."""
         dated = [name for name in _DATED if name in frame.collect_schema().names()]
         stays = tables.typed(frame.rename({"stay": "stay_id"}), self.where_stays, dated, keep_marks=True)
-        for name in dated:
-            mark = stays[f"{name}|time"]
+        marks = [f"{name}|time" for name in dated]
+        for name, mark in zip(dated, stays.select(marks)):
             self.rejections.doubt(f"stays: {name} without an hour, read as midnight", tables.midnights(mark))
             unread = int((stays[name].is_null() & mark.is_not_null()).sum())
             self.rejections.repair(f"stays: {name} cannot be read, left empty", unread)
-        stays = self.rejections.drop(
-            stays.drop(f"{n}|time" for n in dated), (pl.col("stay_id").is_null(), "stays: no id of the stay")
-        )
+        stays = self.rejections.drop(stays.drop(marks), (pl.col("stay_id").is_null(), "stays: no id of the stay"))
         return typed_attributes(stays, flags_of(self.definition), self.where_stays, self.rejections)
 
     def timed(self, events: pl.DataFrame, stays: pl.DataFrame | None) -> pl.DataFrame:
@@ -167,9 +164,7 @@ class _Reading:
             admitted = stays.select("stay_id", "admission").unique()
             dated = dated.join(admitted, on="stay_id", how="left", maintain_order="left")
             dated = self.rejections.drop(dated, (pl.col("admission").is_null(), "no admission time of the stay"))
-            out = dated.with_columns(
-                t_h=tables.hours_since("time", "admission"), end_h=tables.hours_since("end", "admission")
-            )
+            out = dated.with_columns(t_h=hours_since("time", "admission"), end_h=hours_since("end", "admission"))
         name, end = pl.col("name"), pl.col("end_h")
         kinds = {n: concept.gridding for n, concept in self.definition.owner.items()}
         kind = name.replace_strict(kinds, return_dtype=pl.String)
@@ -190,9 +185,9 @@ class _Reading:
             known = conversion(named, unit)
             if known is None:
                 words = f"unit {unit!r}" if unit.strip() else "an empty unit"
+                units = ", ".join(accepted_units(named))
                 raise CohortError(
-                    f"{self.where}: {count} rows of {name!r} have {words}; convert them to one of: "
-                    + ", ".join(accepted_units(named))
+                    f"{self.where}: {count} rows of {name!r} have {words}; convert them to one of: {units}"
                 )
             if known.factor != 1.0:
                 self.rejections.repair(f"{name}: converted from {unit}", count)
@@ -205,19 +200,16 @@ class _Reading:
     def valued(self, events: pl.DataFrame) -> pl.DataFrame:
         """Events with a value, each once: the same number at the same time is the same event, however it is written."""
         name = pl.col("name")
-        events = self.rejections.drop(
-            events, (pl.col("value").is_null(), pl.format("{}: value is missing or not a number", name))
-        )
+        missing = pl.format("{}: value is missing or not a number", name)
+        events = self.rejections.drop(events, (pl.col("value").is_null(), missing))
         keys = ("stay_id", "name", "t_h", "end_h", "value", "amount", "subject")
         events = self.rejections.distinct(events.select(keys), "events")
         for concept in (c for c in self.definition.treatments if c.parts):
             mine = events.filter(name.is_in([concept.name, *(part.name for part in concept.parts)]))
             whole = name == concept.name
             stays = mine.group_by("stay_id").agg(both=whole.any() & (~whole).any(), rows=pl.len())
-            self.rejections.doubt(
-                f"{concept.name}: the stay has drugs by name as well as their equivalents, which add up",
-                int(stays.filter("both")["rows"].sum()),
-            )
+            words = f"{concept.name}: the stay has drugs by name as well as their equivalents, which add up"
+            self.rejections.doubt(words, int(stays.filter("both")["rows"].sum()))
         return events
 
 
@@ -228,18 +220,14 @@ def _described(
     last = pl.max_horizontal(pl.col("t_h").max(), pl.col("end_h").max())
     people = pl.col("subject").drop_nulls().unique().sort()
     seen = events.group_by("stay_id").agg(last.alias("last_h"), people.alias("people")).sort("stay_id")
-    for stay, several in seen.filter(pl.col("people").list.len() > 1).select("stay_id", "people").iter_rows():
-        raise CohortError(
-            f"{where}: stay {stay!r} belongs to {several[0]!r} and to {several[1]!r}; correct the subject"
-        )
+    for stay, who in seen.filter(pl.col("people").list.len() > 1).select("stay_id", "people").iter_rows():
+        raise CohortError(f"{where}: stay {stay!r} belongs to {who[0]!r} and to {who[1]!r}; correct the subject")
     seen = seen.with_columns(who=pl.col("people").list.first())
     stays = seen if described is None else described.join(seen, on="stay_id", how="left", maintain_order="left")
     kinds = {"subject": pl.String, "sex": pl.String, **dict.fromkeys(_NUMBERS, pl.Float64)}
     kinds |= dict.fromkeys(flags_of(definition), pl.Boolean)
     stays = completed(stays, kinds)
-    spent = (
-        tables.hours_since("discharge", "admission") if set(_DATED) <= set(stays.columns) else pl.lit(None, pl.Float64)
-    )
+    spent = hours_since("discharge", "admission") if set(_DATED) <= set(stays.columns) else pl.lit(None, pl.Float64)
     stays = stays.with_columns(
         subject=pl.coalesce("subject", "who", "stay_id"), los_h=pl.coalesce("los_h", spent, "last_h")
     )

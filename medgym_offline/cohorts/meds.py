@@ -12,7 +12,7 @@ import polars as pl
 
 from medgym_offline.cohorts import tables
 from medgym_offline.cohorts.intake import Intake, coded, possible_weights, years_between
-from medgym_offline.cohorts.source import Records, Rejections, event_frame, flags_of, provenance_of
+from medgym_offline.cohorts.source import Records, Rejections, completed, event_frame, flags_of, provenance_of
 from medgym_offline.diseases.concepts import CohortDefinition, Concept
 from medgym_offline.errors import CohortError
 
@@ -62,23 +62,16 @@ class MedsEvents:
         measured = rejections.drop(measured, (empty, "events: value is missing or not a number"))
         observed = intake.observed({"meds": measured})
         outputs = charted.filter(kind == "SUBJECT_FLUID_OUTPUT")
-        recorded = [
-            intake.records(outputs.filter(item.is_in(concept.wanted("output"))), concept)
-            for concept in definition.variables
-            if concept.ids("output")
-        ]
+        kept = [concept for concept in definition.variables if concept.ids("output")]
+        recorded = [intake.records(outputs.filter(item.is_in(c.wanted("output"))), c) for c in kept]
         listed = [i for concept in definition.treatments for i in concept.ids("input")]
         started = (kind == "INFUSION_START") & ~item.is_in(listed).fill_null(False)
         intake.count_unlisted(everything.filter(started).group_by("item").len(), _labels(path))
         orders = _orders(_infusions(everything.filter(infused & ~started), rejections), intake)
         given = [_given(orders, concept, rejections) for concept in definition.treatments if concept.ids("input")]
-        return Records(
-            dataset="mimic-iv",
-            stays=intake.stays.drop("intime"),
-            events=event_frame(observed, *recorded, intake.ordered(given)),
-            rejections=rejections,
-            provenance=provenance_of(self.layout, path, files, "mimic-iv"),
-        )
+        found = event_frame(observed, *recorded, intake.ordered(given))
+        provenance = provenance_of(self.layout, path, files, "mimic-iv")
+        return Records("mimic-iv", intake.stays.drop("intime"), found, rejections, provenance)
 
 
 def _event_files(path: Path) -> list[Path]:
@@ -108,10 +101,8 @@ def _events(files: list[Path], definition: CohortDefinition, rejections: Rejecti
     parts = {file: _scan(file, definition, rejections) for file in files}
     timed = max(parts, key=lambda file: parts[file]["time"].count())
     clock = parts[timed]["time"]
-    alike = [
-        tables.on_one_clock(part, "time", clock, (f"{file}: column 'time'", f"{timed}: column 'time'"))
-        for file, part in parts.items()
-    ]
+    names = {file: f"{file}: column 'time'" for file in parts}
+    alike = [tables.on_one_clock(part, "time", clock, (names[file], names[timed])) for file, part in parts.items()]
     return pl.concat(alike).sort("subject_id", "time", "kind", "item", "detail", "value")
 
 
@@ -201,12 +192,11 @@ def _labels(path: Path) -> dict[str, str]:
     codes = path / "metadata" / "codes.parquet"
     if not codes.is_file():
         return {}
-    frame = tables.scan_file(codes, ("code",), optional=("description",))
-    if "description" not in frame.collect_schema().names():
-        return {}
-    infused = frame.filter(pl.col("code").str.starts_with("INFUSION_START//") & pl.col("description").is_not_null())
+    frame = tables.collect(tables.scan_file(codes, ("code",), optional=("description",)), codes)
+    named = completed(frame, {"description": pl.String}).drop_nulls("description")
+    infused = named.filter(pl.col("code").str.starts_with("INFUSION_START//"))
     item = pl.col("code").str.splitn("//", 3).struct.field("field_1")
-    return dict(tables.collect(infused.select(item, "description"), codes).iter_rows())
+    return dict(infused.select(item, "description").iter_rows())
 
 
 def _infusions(events: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:

@@ -195,15 +195,13 @@ def _rows(
     return intake.rejections.drop(rows, marked) if "error" in names else rows
 
 
-def _measured(
-    intake: Intake, table: Path, role: str, more: Mapping[str, str], also: Sequence[str] = ()
-) -> pl.DataFrame:
+def _measured(intake: Intake, path: Path, role: str, more: Mapping[str, str], also: Sequence[str] = ()) -> pl.DataFrame:
     """stay_id, item, t_h, value, text and key of what is charted or measured; one pass over the table."""
     concepts = intake.definition.concepts.values()
     items = [*also, *(item for concept in concepts for item in concept.wanted(role))]
     wordy = [i for c in concepts for i in (*c.beside_ids(role), *(c.ids(role) if c.reads_text else ()))]
     names = {"charttime": "charttime", "value": "valuenum", "text": "value", **more}
-    rows = _rows(intake, table, items, role, names, wordy)
+    rows = _rows(intake, path, items, role, names, wordy)
     empty = pl.col("value").is_null() & ~pl.col("item").is_in(wordy)
     placed = intake.attach(intake.rejections.drop(rows, (empty, f"{role}: no numeric value")), role)
     key = pl.col("key") if "key" in names else pl.lit(None, pl.String)

@@ -92,10 +92,7 @@ def own_variables(
     for name, rows in sorted(others.items()):
         meant = _meant(name, definition, set(own.values()))
         if meant is not None:
-            raise CohortError(
-                f"{where}: {rows} rows of {name!r}, which is no variable; is it {meant!r}? Rename the rows, or leave "
-                "them out"
-            )
+            raise CohortError(f"{where}: {rows} rows of {name!r}, no variable; is it {meant!r}? Rename or remove them")
         rejections.reject(f"unknown variable {name!r}", rows)
     return own
 

@@ -157,16 +157,11 @@ def _judge_commas(marks: pl.Series, where: str) -> None:
     if len(commas) < len(written):
         raise CohortError(f"{where} has decimal commas ({commas[0]!r}) beside decimal points; write points in all")
     if commas.str.contains(r",\d{3}$").all():
-        raise CohortError(
-            f"{where} has {commas[0]!r}: a decimal comma or thousands? Write it with a point, or without a separator"
-        )
+        raise CohortError(f"{where} has {commas[0]!r}: a decimal comma or thousands? Write a point, or no separator")
 
 
 def _two_clocks(zoned: str, naive: str) -> CohortError:
-    return CohortError(
-        f"{zoned} has times with a zone, {naive} times without: they cannot be compared; give both a zone (Z, +01:00), "
-        "or neither"
-    )
+    return CohortError(f"{zoned} has times with a zone, {naive} without: give both a zone (Z, +01:00), or neither")
 
 
 _SUFFIX = re.compile(r"\.(csv|csv\.gz|tsv|tsv\.gz|parquet)$", re.IGNORECASE)

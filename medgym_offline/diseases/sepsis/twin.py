@@ -208,7 +208,7 @@ def draw_twin(root: int, patients: Sequence[str], spread: float = 1.0) -> tuple[
     def lognormal(median: float, sd: float, column: int, loading: float = 0.0) -> np.ndarray:
         return median * np.exp(sd * z[:, column] + loading * sick)
 
-    columns = {
+    drawn = {
         "q": lognormal(225.0, 0.36, 2, -0.2),
         "s": 0.2 + 1.2 * z[:, 3],
         "w": lognormal(2.5, 0.35, 4),
@@ -232,10 +232,8 @@ def draw_twin(root: int, patients: Sequence[str], spread: float = 1.0) -> tuple[
         "urine": lognormal(3.0, 0.2, 21),
         "lactate": lognormal(5.0, 0.25, 22),
     }
-    groups = {
-        group: torch.tensor(np.stack([columns[n] for n in names], 1).astype(np.float32))
-        for group, names in PARAMETERS.items()
-    }
+    columns = ((group, np.stack([drawn[name] for name in names], 1)) for group, names in PARAMETERS.items())
+    groups = {group: torch.tensor(values.astype(np.float32)) for group, values in columns}
     return TwinField(**groups), np.clip(1.1 * np.exp(0.35 * z[:, 23] + 0.25 * sick), 0.3, 3.0)
 
 

@@ -192,9 +192,8 @@ def twin_cohort(patients: int, seed: int, spread: float = 1.0) -> tuple[Cohort, 
 
 def scratch_world(cohort: Cohort, bank: SimulatorBank, recipe: BankRecipe, show: bool = True) -> World:
     """Ind fitted from scratch: the `own` world's records, needs and draws, no population and no pull towards one."""
-    data = fit_data(cohort.to_grid(1.0, DISEASE.process.horizon), DISEASE, bank.scales).restrict(
-        block_steps(0, DISEASE)
-    )
+    grid = cohort.to_grid(1.0, DISEASE.process.horizon)
+    data = fit_data(grid, DISEASE, bank.scales).restrict(block_steps(0, DISEASE))
     own = bank.current("own")
     params = own.params
     assert isinstance(params, FieldParameters)

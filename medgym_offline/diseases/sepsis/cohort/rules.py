@@ -43,9 +43,8 @@ def coma_scale(rows: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     parts = parts.with_columns(tube=(part == "verbal") & words)
     if parts["text"].null_count() == parts.height:
         unsure = parts.select(((part == "verbal") & (value == 1.0)).sum()).item()
-        rejections.doubt(
-            "gcs: verbal score 1 without its words, so that an intubated patient cannot be told from a mute one", unsure
-        )
+        reason = "gcs: verbal score 1 without its words, so that an intubated patient cannot be told from a mute one"
+        rejections.doubt(reason, unsure)
     highest = part.replace_strict(_HIGHEST, return_dtype=pl.Float64)
     parts = rejections.drop(
         parts,

@@ -37,7 +37,8 @@ from medgym_offline.seeds import derive_seed, generator
 __all__ = ["CHARTING", "Charting", "Clinician", "Course", "Reading", "chart", "live", "synthetic_cohort"]
 
 _DRAWS = 12  # random numbers an hour
-#: patient, time_h, end_h, variable, value
+_KINDS = {"patient": pl.String, "time_h": pl.Float64, "end_h": pl.Float64, "variable": pl.String, "value": pl.Float64}
+#: A value of each of `_KINDS`.
 Row = tuple[str, float, float | None, str, float]
 
 
@@ -298,11 +299,8 @@ def _intervals(patient: str, concept: Concept, dose: np.ndarray, end: float) -> 
     breaks = np.flatnonzero(np.diff(dose)) + 1
     starts = np.concatenate([[0], breaks])
     ends = np.minimum(np.concatenate([breaks, [len(dose)]]), end)
-    return [
-        (patient, float(a), float(b), concept.name, float(dose[a]))
-        for a, b in zip(starts, ends)
-        if dose[a] > concept.background and a < b
-    ]
+    runs = [(a, b) for a, b in zip(starts, ends) if dose[a] > concept.background and a < b]
+    return [(patient, float(a), float(b), concept.name, float(dose[a])) for a, b in runs]
 
 
 def synthetic_cohort(people: TwinPatients, root: int) -> tuple[Cohort, Course]:
@@ -317,13 +315,9 @@ def synthetic_cohort(people: TwinPatients, root: int) -> tuple[Cohort, Course]:
     """
     course = live(people, root)
     rows = chart(course, root)
-    kinds = {"patient": pl.String, "time_h": pl.Float64, "end_h": pl.Float64, "variable": pl.String}
-    table = pl.DataFrame(rows, schema={**kinds, "value": pl.Float64}, orient="row").with_columns(
-        source=pl.lit("synthetic")
-    )
-    stays = pl.DataFrame(
-        {"patient": list(course.patients), "los_h": stay_lengths(root, course.patients), "dataset": "synthetic"}
-    )
+    table = pl.DataFrame(rows, schema=_KINDS, orient="row").with_columns(source=pl.lit("synthetic"))
+    length = stay_lengths(root, course.patients)
+    stays = pl.DataFrame({"patient": list(course.patients), "los_h": length, "dataset": "synthetic"})
     metadata = {
         "license": "MIT, synthetic",
         "provenance": [{"dataset": "synthetic", "layout": "simulated", "folder": "none", "seed": root}],
