@@ -15,7 +15,6 @@ import polars as pl
 
 from medgym_offline.cohorts.assemble import assemble
 from medgym_offline.cohorts.cohort import Cohort, combine
-from medgym_offline.cohorts.grid import GridCohort
 from medgym_offline.cohorts.long_table import LongTable
 from medgym_offline.cohorts.meds import MedsEvents
 from medgym_offline.cohorts.mimic import MIMIC_III, MIMIC_IV
@@ -39,27 +38,24 @@ class Coverage:
         covered: (P,) variables covered.
         severity: (P,) points of the definition's rule.
         rare: (P,) capped number of hourly values of rare variables.
-        counts: (P, V) hourly values of each variable.
     """
 
     eligible: np.ndarray
     covered: np.ndarray
     severity: np.ndarray
     rare: np.ndarray
-    counts: np.ndarray
 
 
-def coverage(cohort: Cohort, grid: GridCohort | None = None) -> Coverage:
+def coverage(cohort: Cohort) -> Coverage:
     """Coverage and severity of every stay of `cohort` by the rule of its definition (`Selection`)."""
-    grid = grid if grid is not None else cohort.to_grid()
-    rule, names = cohort.definition.selection, cohort.definition.observed
+    grid, rule, names = cohort.to_grid(), cohort.definition.selection, cohort.definition.observed
     counts = grid.mask.sum(axis=1)
     enough = counts >= np.array([rule.fewer.get(name, rule.enough) for name in names])
     severity = np.zeros(len(grid), np.int64) if rule.severity is None else rule.severity(cohort.stays, grid)
     always = enough[:, [names.index(name) for name in rule.required]].all(axis=1)
     rare = np.minimum(counts[:, [names.index(name) for name in rule.rare]], rule.cap).sum(axis=1)
     long = cohort.stays["los_h"].to_numpy() >= rule.minimum_hours
-    return Coverage(always & long, enough.sum(axis=1), severity, rare, counts)
+    return Coverage(always & long, enough.sum(axis=1), severity, rare)
 
 
 def select_stays(cohort: Cohort, patients: int = 110, one_per_subject: bool | None = None) -> Cohort:

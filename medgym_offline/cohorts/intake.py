@@ -12,11 +12,11 @@ from medgym_offline.cohorts.source import Rejections, completed, event_frame, fi
 from medgym_offline.cohorts.tables import hours_since, on_one_clock
 from medgym_offline.diseases.concepts import CohortDefinition, Concept, Diagnosis
 
-__all__ = ["Intake", "coded", "possible_weights", "years_between"]
+__all__ = ["CATEGORIES", "Intake", "coded", "possible_weights", "years_between"]
 
 #: kg of an adult.
 _WEIGHT_RANGE = (30.0, 250.0)
-_CATEGORIES = ("ordercategoryname", "secondaryordercategoryname")
+CATEGORIES = ("ordercategoryname", "secondaryordercategoryname")
 _CLOCK = ("event", "intime", "los_h", "subject_id", "icustay_id", "charttime", "endtime")
 
 
@@ -129,7 +129,7 @@ class Intake:
         for row in groups.sort("item").iter_rows(named=True):
             item = row["item"] or ""
             label = labels.get(item) or unread.get(item) or ""
-            first, second = ((row.get(column) or "").strip() for column in _CATEGORIES)
+            first, second = ((row.get(column) or "").strip() for column in CATEGORIES)
             volume = (row.get("amountuom") or "").strip().lower() in ("ml", "l")
             looks = [c.name for c in self.definition.treatments if mentions(label, c)]
             for concept in self.definition.treatments:
@@ -140,7 +140,7 @@ class Intake:
             if looks:
                 name = f"item {item} ({label})" if label else f"item {item}"
                 self.rejections.reject(f"{looks[0]}: {name} is not in the list of items, not read", row["len"])
-            elif not label and _CATEGORIES[0] not in groups.columns:
+            elif not label and CATEGORIES[0] not in groups.columns:
                 nameless[item] = nameless.get(item, 0) + row["len"]
         most = first_of(sorted(nameless, key=lambda item: -nameless[item]))
         reason = f"infusion: items not read, and no d_items table names them: {most}"

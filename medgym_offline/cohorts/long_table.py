@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from medgym_offline.cohorts import tables
-from medgym_offline.cohorts.names import accepted_units, conversion, own_variables, typed_attributes
+from medgym_offline.cohorts.names import NUMERIC, accepted_units, conversion, own_variables, typed_attributes
 from medgym_offline.cohorts.source import Records, Rejections, completed, event_frame, flags_of, provenance_of
 from medgym_offline.cohorts.tables import hours_since
 from medgym_offline.diseases.concepts import CohortDefinition
@@ -19,7 +19,6 @@ from medgym_offline.errors import CohortError
 __all__ = ["LongTable", "dataset_name", "long_records"]
 
 _COLUMNS = ("stay", "time", "variable", "value", "unit")
-_NUMBERS = ("los_h", "age", "weight_kg")
 _DATED = ("admission", "discharge")
 
 
@@ -50,7 +49,7 @@ class LongTable:
         if file is None:
             raise CohortError(f"{path}: no events table; name it events.csv, events.csv.gz or events.parquet")
         events = tables.scan_file(file, _COLUMNS, optional=("subject", "end"))
-        optional = ("subject", "sex", *_DATED, *_NUMBERS, *flags_of(definition))
+        optional = ("subject", "sex", *_DATED, *NUMERIC, *flags_of(definition))
         stays = None if stays_file is None else tables.scan_file(stays_file, ("stay",), optional=optional)
         # Of a single file it is the name that tells it from others beside it.
         provenance = {**provenance_of(self.layout, path, (file, stays_file)), "folder": path.name}
@@ -184,11 +183,9 @@ class _Reading:
             named = self.definition.readable[name]
             known = conversion(named, unit)
             if known is None:
-                words = f"unit {unit!r}" if unit.strip() else "an empty unit"
+                odd = f"unit {unit!r}" if unit.strip() else "an empty unit"
                 units = ", ".join(accepted_units(named))
-                raise CohortError(
-                    f"{self.where}: {count} rows of {name!r} have {words}; convert them to one of: {units}"
-                )
+                raise CohortError(f"{self.where}: {count} rows of {name!r} have {odd}; convert them to one of: {units}")
             if known.factor != 1.0:
                 self.rejections.repair(f"{name}: converted from {unit}", count)
             rows.append((name, unit, known.factor, known.amount))
@@ -224,11 +221,9 @@ def _described(
         raise CohortError(f"{where}: stay {stay!r} belongs to {who[0]!r} and to {who[1]!r}; correct the subject")
     seen = seen.with_columns(who=pl.col("people").list.first())
     stays = seen if described is None else described.join(seen, on="stay_id", how="left", maintain_order="left")
-    kinds = {"subject": pl.String, "sex": pl.String, **dict.fromkeys(_NUMBERS, pl.Float64)}
+    kinds = {"subject": pl.String, "sex": pl.String, **dict.fromkeys(NUMERIC, pl.Float64)}
     kinds |= dict.fromkeys(flags_of(definition), pl.Boolean)
     stays = completed(stays, kinds)
     spent = hours_since("discharge", "admission") if set(_DATED) <= set(stays.columns) else pl.lit(None, pl.Float64)
-    stays = stays.with_columns(
-        subject=pl.coalesce("subject", "who", "stay_id"), los_h=pl.coalesce("los_h", spent, "last_h")
-    )
-    return stays.select("stay_id", *kinds).sort("stay_id")
+    subject, los_h = pl.coalesce("subject", "who", "stay_id"), pl.coalesce("los_h", spent, "last_h")
+    return stays.with_columns(subject=subject, los_h=los_h).select("stay_id", *kinds).sort("stay_id")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from medgym_offline.cohorts.intake import Intake, coded, possible_weights, years_between
+from medgym_offline.cohorts.intake import CATEGORIES, Intake, coded, possible_weights, years_between
 from medgym_offline.cohorts.names import AGE_OVER_89
 from medgym_offline.cohorts.source import Records, Rejections, event_frame, provenance_of
 from medgym_offline.cohorts.tables import collect, find_table, hours_since, read_table, scan_table, typed
@@ -210,8 +210,7 @@ def _measured(intake: Intake, path: Path, role: str, more: Mapping[str, str], al
 
 def _count_unlisted(intake: Intake, table: Path) -> None:
     """Count the orders that look like a treatment and are not read, named by d_items, where there is one."""
-    categories = ("ordercategoryname", "secondaryordercategoryname")
-    frame = scan_table(table, ("itemid", "amountuom"), optional=categories).rename({"itemid": "item"})
+    frame = scan_table(table, ("itemid", "amountuom"), optional=CATEGORIES).rename({"itemid": "item"})
     listed = [item for concept in intake.definition.treatments for item in concept.ids("input")]
     keys = frame.collect_schema().names()
     groups = collect(frame.filter(~pl.col("item").is_in(listed)).group_by(keys).len(), table)

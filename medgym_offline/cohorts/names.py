@@ -19,8 +19,8 @@ from medgym_offline.diseases.concepts import CohortDefinition, Concept, Part, Un
 from medgym_offline.errors import CohortError
 
 __all__ = [
-    "AGE_OVER_89", "accepted_units", "conversion", "in_own_units", "mentions", "nearly_equal_ids", "own_variables",
-    "read_as", "typed_attributes",
+    "AGE_OVER_89", "NUMERIC", "accepted_units", "conversion", "in_own_units", "mentions", "nearly_equal_ids",
+    "own_variables", "typed_attributes",
 ]  # fmt: skip
 
 _NEAR = 0.8
@@ -31,7 +31,7 @@ _FEMALE = "f female w woman weiblich frau femme féminin mujer femenino femmina 
 _MALE = "m male man männlich maennlich mann homme masculin hombre masculino maschio"
 _FLAG = {**dict.fromkeys(_YES.split(), "true"), **dict.fromkeys(_NO.split(), "false")}
 _SEX = {**dict.fromkeys(_FEMALE.split(), "F"), **dict.fromkeys(_MALE.split(), "M")}
-_NUMERIC = ("los_h", "age", "weight_kg")
+NUMERIC = ("los_h", "age", "weight_kg")
 #: Median age of those over 89, whom records written to protect them do not tell apart.
 AGE_OVER_89 = 91.4
 _OVER_89 = r"^(>|>=|≥)\s*(89|90)$|^90\s*\+$"
@@ -135,7 +135,7 @@ def typed_attributes(
     Raises:
         CohortError: see `tables.typed`.
     """
-    numeric = [name for name in _NUMERIC if name in stays.columns]
+    numeric = [name for name in NUMERIC if name in stays.columns]
     out = typed(stays, where, numeric=numeric)
     if "age" in numeric:
         old = stays["age"].str.strip_chars().str.contains(_OVER_89).fill_null(False)
@@ -145,7 +145,7 @@ def typed_attributes(
         word = pl.col(name).str.strip_chars().str.to_lowercase().str.strip_suffix(".0")
         meant = word.replace_strict(_SEX if name == "sex" else _FLAG, default=None, return_dtype=pl.String)
         out = out.with_columns(meant.alias(name) if name == "sex" else (meant == "true").alias(name))
-    for column in (c for c in (*_NUMERIC, "sex", *flags) if c in stays.columns):
+    for column in (c for c in (*NUMERIC, "sex", *flags) if c in stays.columns):
         written = stays[column].str.strip_chars()
         unread = written.filter(out[column].is_null() & (written != "").fill_null(False))
         for value, count in sorted(unread.value_counts().iter_rows()):

@@ -252,8 +252,7 @@ class CohortDefinition:
     @cached_property
     def owner(self) -> dict[str, Concept]:
         """The concept that each readable name belongs to."""
-        parts = {part.name: concept for concept in self.concepts.values() for part in concept.parts}
-        return {**self.concepts, **parts}
+        return {named.name: concept for concept in self.concepts.values() for named in (concept, *concept.parts)}
 
     @cached_property
     def units(self) -> dict[str, str]:

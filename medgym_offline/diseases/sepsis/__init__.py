@@ -51,16 +51,10 @@ COMPONENTS = (
 )
 BALANCE, SHOCK = 6, 7
 
+_FINE = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)  # near zero, where doses of vasopressor matter
 TREATMENTS = (
     Treatment("fio2", "%", 21.0, 100.0, upper_range=(100.0, 100.0), label="inspired oxygen"),
-    Treatment(
-        "vasopressor",
-        "mcg/kg/min norepinephrine equivalents",
-        0.0,
-        0.75,
-        upper_range=(0.3, 1.5),
-        levels=(0.0, 0.02, 0.05, 0.1, 0.2, 0.4),  # fine near zero, where doses matter
-    ),
+    Treatment("vasopressor", "mcg/kg/min norepinephrine equivalents", 0.0, 0.75, upper_range=(0.3, 1.5), levels=_FINE),
     Treatment(
         "fluids", "mL/h", 0.0, 1100.0, 100.0, upper_range=(500.0, 2000.0), levels=(0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
     ),
@@ -106,20 +100,17 @@ METRICS = (
 )
 
 
+# Reference interval: 96 h / 20. Remission, chosen: less than the change of SOFA that defines sepsis, for half a day.
+PROCESS = base.Process(
+    96.0, min_interval=0.5, max_interval=36.0, decisions=20, settled=20.0, reference_interval=4.8, remission=(2.0, 12.0)
+)
+
 DISEASE = base.Disease(
     name="sepsis",
     label="sepsis",
     components=COMPONENTS,
     treatments=TREATMENTS,
-    process=base.Process(
-        horizon=96.0,
-        min_interval=0.5,
-        max_interval=36.0,
-        decisions=20,
-        settled=20.0,
-        reference_interval=4.8,  # 96 h / 20
-        remission=(2.0, 12.0),  # chosen: less than the change of SOFA that defines sepsis, for half a day
-    ),
+    process=PROCESS,
     severity=base.Severity(
         "sofa",
         "SOFA surrogate",

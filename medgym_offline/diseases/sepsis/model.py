@@ -165,7 +165,8 @@ def prior_parameters(root: int, patients: Sequence[str]) -> FieldParameters:
     numbers = (k, set_point, reversion, need, draw_response(root, patients), draw_threshold(root, patients))
     zeros, last = torch.zeros(count, 1, hidden), torch.zeros(count, 1, 6)
     residual = (weights(6, hidden), zeros, weights(hidden, hidden), zeros.clone(), 0.3 * weights(hidden, 6), last)
-    return FieldParameters(*map(tensor, numbers), *residual)
+    parts = [*map(tensor, numbers), *residual]
+    return FieldParameters(*parts)
 
 
 @own_defaults()
@@ -177,17 +178,16 @@ def prior_bank(patients: int = 8, seed: int = 0) -> SimulatorBank:
     ids = tuple(f"prior/{i}" for i in range(patients))
     scales = DISEASE.default_scales()
     noise = torch.tensor([c.noise for c in DISEASE.components]).repeat(patients, 1)
-    worlds = {}
-    for name in ("own", "crossfit"):
-        root = derive_seed(seed, "prior-bank", name)
-        starts = [generator(seed, "prior-start", p).normal(size=6) for p in ids]
-        physiology = 0.5 * np.stack(starts) + np.array([-0.6, -0.4, 0.3, -0.5, -0.7, 1.0])
-        initial = np.concatenate([physiology, np.zeros((patients, 1)), np.ones((patients, 1))], 1)
-        lower, upper = scales.bounds(DISEASE)
-        state = torch.tensor(np.clip(initial, lower, upper).astype(np.float32))
-        worlds[name] = World(prior_parameters(root, ids), noise, state)
-    one = prior_parameters(derive_seed(seed, "prior-bank", "population"), ["population"])
-    population = World(one, noise[:1], worlds["own"].initial.mean(0, keepdim=True))
+    starts = [generator(seed, "prior-start", p).normal(size=6) for p in ids]
+    physiology = 0.5 * np.stack(starts) + np.array([-0.6, -0.4, 0.3, -0.5, -0.7, 1.0])
+    initial = np.concatenate([physiology, np.zeros((patients, 1)), np.ones((patients, 1))], 1)
+    state = torch.tensor(np.clip(initial, *scales.bounds(DISEASE)).astype(np.float32))
+
+    def drawn(name: str, people: Sequence[str]) -> FieldParameters:
+        return prior_parameters(derive_seed(seed, "prior-bank", name), people)
+
+    worlds = {name: World(drawn(name, ids), noise, state) for name in ("own", "crossfit")}
+    population = World(drawn("population", ["population"]), noise[:1], state.mean(0, keepdim=True))
     hours = np.arange(96.0)
     vaso = np.stack([0.2 * generator(seed, "prior-clinician", p).uniform() * np.exp(-hours / 24.0) for p in ids])
     clinician = np.stack([np.full_like(vaso, 0.4), vaso, np.broadcast_to(0.3 * np.exp(-hours / 12.0), vaso.shape)], 2)

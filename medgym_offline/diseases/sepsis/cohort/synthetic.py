@@ -30,7 +30,8 @@ import polars as pl
 
 from medgym_offline.cohorts.cohort import Cohort
 from medgym_offline.diseases.concepts import Concept
-from medgym_offline.diseases.sepsis.cohort.definition import COHORT, INSENSIBLE_LITRES_PER_HOUR, ROOM_AIR, URINE_CAP
+from medgym_offline.diseases.sepsis.cohort.definition import COHORT
+from medgym_offline.diseases.sepsis.cohort.rules import INSENSIBLE_LITRES_PER_HOUR
 from medgym_offline.diseases.sepsis.twin import TwinPatients
 from medgym_offline.seeds import derive_seed, generator
 
@@ -218,7 +219,7 @@ def live(people: TwinPatients, root: int, purpose: str = "records") -> Course:
     clinician = Clinician(derive_seed(root, "clinician-of", purpose), patients, HORIZON)
     state = people.admit()
     states, doses = [state], []
-    dose = np.tile([ROOM_AIR, 0.0, 0.0], (len(patients), 1))
+    dose = np.tile([concept.background for concept in COHORT.treatments], (len(patients), 1))
     for hour in range(HORIZON):
         z = reading[:, hour]
         seen = Reading(
@@ -270,8 +271,7 @@ def chart(course: Course, root: int) -> list[Row]:
             else:
                 truth = np.interp(times, hours, course.states[row, :, column])
                 value = truth + error if name in ("spo2", "gcs") else truth * np.exp(error)
-            low, high = COHORT.concepts[name].range
-            value = np.clip(np.round(value, how.decimals), low, min(high, URINE_CAP) if name == "urine" else high)
+            value = np.clip(np.round(value, how.decimals), *COHORT.concepts[name].range)
             rows += [(patient, float(t), None, name, float(v)) for t, v in zip(times, value)]
         for column, concept in enumerate(COHORT.treatments):
             rows += _intervals(patient, concept, course.doses[row, :, column], float(end[row]))
