@@ -111,11 +111,9 @@ def _rate(rows: pl.DataFrame, concept: Concept, rejections: Rejections) -> pl.Da
     amounts = grid.record_rates(rows.filter(~charted).select(columns), concept, rejections)
     rates = pl.concat([rows.filter(charted).select(columns), amounts])
     merged = _averaged(rates, rejections)
-    if cap is not None:
-        reason = f"{name}: above {cap:g} {concept.unit}, kept at the cap as censored"
-        rejections.repair(reason, int((merged["value"] > cap).sum()))
-        merged = merged.with_columns(pl.col("value").clip(upper_bound=cap))
-    return merged.with_columns(end_h=pl.lit(None, pl.Float64))
+    reason = f"{name}: above {cap:g} {concept.unit}, kept at the cap as censored"
+    rejections.repair(reason, int((merged["value"] > cap).sum()))
+    return merged.with_columns(pl.col("value").clip(upper_bound=cap), end_h=pl.lit(None, pl.Float64))
 
 
 def _averaged(rows: pl.DataFrame, rejections: Rejections, *also: pl.Expr) -> pl.DataFrame:

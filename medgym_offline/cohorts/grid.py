@@ -151,8 +151,6 @@ def record_rates(amounts: pl.DataFrame, concept: Concept, rejections: Rejections
     """
     name, window = concept.name, concept.merge_hours
     amounts = amounts.sort("patient", "t_h")
-    if amounts.is_empty():
-        return amounts.select("patient", "t_h", "value")
     group = _merge_groups(amounts["patient"], amounts["t_h"].to_numpy(), window)
     merged = (
         amounts.with_columns(pl.Series("group", group))

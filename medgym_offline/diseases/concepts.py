@@ -130,7 +130,7 @@ class Concept:
     spot: bool = False
     background: float = 0.0
     hold_hours: float = 12.0
-    cap: float | None = None
+    cap: float = np.inf
     record_limit: float = np.inf
     period_hours: float = 24.0
     merge_hours: float = 0.0

@@ -77,8 +77,7 @@ def estimate_need(
     mean = np.array([prior.base, prior.shock])
     patients, count = data.u.shape[:2]
     time = np.arange(count)
-    use = (hours if hours.ndim == 2 else np.broadcast_to(hours, (patients, count))).astype(float)
-    use = use * (time[None] < data.length[:, None])
+    use = np.broadcast_to(hours, (patients, count)) * (time[None] < data.length[:, None]).astype(float)
     if recency:
         age = (use * time).max(1, keepdims=True) - time
         use = use * np.exp(-np.maximum(age, 0.0) / recency)
@@ -191,17 +190,9 @@ def prior_bank(patients: int = 8, seed: int = 0) -> SimulatorBank:
     hours = np.arange(96.0)
     vaso = np.stack([0.2 * generator(seed, "prior-clinician", p).uniform() * np.exp(-hours / 24.0) for p in ids])
     clinician = np.stack([np.full_like(vaso, 0.4), vaso, np.broadcast_to(0.3 * np.exp(-hours / 12.0), vaso.shape)], 2)
-    return SimulatorBank(
-        name=f"prior-{patients}-{seed}",
-        patients=ids,
-        scales=scales,
-        physics=Physics(),
-        world_data=worlds,
-        population_data=population,
-        clinician_treatment=torch.tensor(clinician.astype(np.float32)),
-        disease=DISEASE,
-        metadata={"source": "prior draws, fitted to nobody", "seed": seed},
-    )
+    given, facts = torch.tensor(clinician.astype(np.float32)), {"source": "prior draws, fitted to nobody", "seed": seed}
+    name = f"prior-{patients}-{seed}"
+    return SimulatorBank(name, ids, DISEASE, scales, worlds, given, Physics(), population, metadata=facts)
 
 
 class SepsisModel:

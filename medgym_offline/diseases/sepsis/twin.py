@@ -37,6 +37,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.scales import Scales, stack_last
@@ -105,10 +106,10 @@ class TwinField(StackedTensors):
         fill = torch.tanh(balance / 3.0)
         over = _overload(balance, w)
         acid = _hill_of_log(log_lactate, 6.0, 3.0)
-        gap = _softplus(_perfusion_gap(self, v, fill, over, acid, log_f, log_m), 6.0)
+        gap = softplus(_perfusion_gap(self, v, fill, over, acid, log_f, log_m), 6.0)
         hypoperfused = _hill(gap, 0.45, 2.0)
         ischaemia = _hill(v, c_ischaemia * (1.0 + 0.35 * fill), 4.0)
-        hypoxia = _hill(_softplus(92.0 - spo2, 1.0), 6.0, 2.0)
+        hypoxia = _hill(softplus(92.0 - spo2, 1.0), 6.0, 2.0)
         liver = _hill(bili, 8.0, 2.0)
         sick = _hill_of_log(log_m, 1.2, 2.0)
 
@@ -154,12 +155,8 @@ def _log_of_number(number: float, dtype: torch.dtype, device: torch.device) -> T
         return torch.log(torch.tensor(number, dtype=dtype, device=device))
 
 
-def _softplus(z: Tensor, beta: float) -> Tensor:
-    return torch.nn.functional.softplus(z, beta=beta)
-
-
 def _overload(balance: Tensor, threshold: Tensor) -> Tensor:
-    return _hill(_softplus(balance - threshold, 2.0), 3.0, 2.0)
+    return _hill(softplus(balance - threshold, 2.0), 3.0, 2.0)
 
 
 def perfusion_gap(params: TwinField, physical: Tensor, dose: Tensor) -> Tensor:
@@ -284,19 +281,13 @@ def true_world(root: int, patients: Sequence[str], scales: Scales, spread: float
 
 
 def bare_bank(patients: Sequence[str], scales: Scales, world: World) -> SimulatorBank:
-    return SimulatorBank(
-        name="twin",
-        patients=tuple(patients),
-        scales=scales,
-        physics=Physics(),
-        world_data={"true": world},
-        clinician_treatment=torch.zeros(len(patients), 96, 3),
-        disease=DISEASE,
-    )
+    """A bank of the twin's true patients, whom no clinician treats."""
+    untreated = torch.zeros(len(patients), 96, 3)
+    return SimulatorBank("twin", tuple(patients), DISEASE, scales, {"true": world}, untreated, Physics())
 
 
 class TwinPatients:
-    """A bank's true patients for `medgym_offline.diseases.sepsis.cohort.synthetic`: see `People` there.
+    """A bank's true patients for `medgym_offline.diseases.sepsis.cohort.synthetic`: see `live` there.
 
     Args:
         bank: A bank in its world "true".
