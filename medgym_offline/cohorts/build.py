@@ -24,9 +24,7 @@ from medgym_offline.cohorts.validate import ObservationFlags, observation_flags
 from medgym_offline.diseases.concepts import CohortDefinition
 from medgym_offline.errors import CohortError
 
-__all__ = [
-    "CohortSummary", "Coverage", "SOURCES", "build_cohort", "coverage", "detect_source", "read_source", "select_stays",
-]  # fmt: skip
+__all__ = ["SOURCES", "build_cohort", "coverage", "detect_source", "read_source", "select_stays"]
 
 
 @dataclass(frozen=True)
@@ -214,13 +212,7 @@ def build_cohort(
     flags = observation_flags(cohort.to_grid(), definition)
     cohort.write(output)
     counts = dict(cohort.table.group_by("variable").agg(pl.len()).iter_rows())
-    return CohortSummary(
-        path=Path(output),
-        stays=len(cohort),
-        subjects=len(set(cohort.subjects)),
-        rows={name: counts.get(name, 0) for name in definition.concepts},
-        layouts={path: "cohort table" if source is None else source.layout for path, source in found.items()},
-        rejections=cohort.rejections,
-        selection=cohort.metadata.get("selection"),
-        flags=flags,
-    )
+    rows = {name: counts.get(name, 0) for name in definition.concepts}
+    layouts = {path: "cohort table" if source is None else source.layout for path, source in found.items()}
+    people, chosen = len(set(cohort.subjects)), cohort.metadata.get("selection")
+    return CohortSummary(Path(output), len(cohort), people, rows, layouts, cohort.rejections, chosen, flags)

@@ -252,7 +252,7 @@ class CohortDefinition:
     @cached_property
     def owner(self) -> dict[str, Concept]:
         """The concept that each readable name belongs to."""
-        return {named.name: concept for concept in self.concepts.values() for named in (concept, *concept.parts)}
+        return {name: c for c in self.concepts.values() for name in (c.name, *(part.name for part in c.parts))}
 
     @cached_property
     def units(self) -> dict[str, str]:

@@ -33,10 +33,7 @@ from medgym_offline.seeds import derive_seed, generator
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.data import FitData
 
-__all__ = [
-    "MODEL", "NeedPrior", "SepsisModel", "draw_response", "draw_threshold", "estimate_need", "prior_bank",
-    "prior_parameters", "shock_course",
-]  # fmt: skip
+__all__ = ["MODEL", "NeedPrior", "SepsisModel", "estimate_need", "prior_bank", "shock_course"]
 
 TAUS = np.array([6.0, 9.0, 13.0, 18.0, 25.0, 30.0])
 LACTATE_SHARE = 0.35

@@ -48,9 +48,7 @@ from medgym_offline.seeds import generator
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.stack import StackedTensors
 
-__all__ = [
-    "NOISE", "TwinField", "TwinPatients", "WIDE", "bare_bank", "draw_twin", "perfusion_gap", "true_world", "twin_ids",
-]  # fmt: skip
+__all__ = ["TwinField", "TwinPatients", "WIDE", "bare_bank", "draw_twin", "true_world", "twin_ids"]
 
 NOISE = (1.1, 0.15, 0.025, 0.8, 4.5, 0.07, 0.0, 0.07)
 """Process noise of the records, SD per square root of an hour: SpO2 %, ln PaO2, ln(1 + bilirubin), GCS,

@@ -49,10 +49,7 @@ from medgym_offline.simulators.files import ship
 from medgym_offline.simulators.fit import fit_alone
 from medgym_offline.simulators.forecast import follow
 
-__all__ = [
-    "Model", "TrueCases", "bank_model", "build_twin", "score", "scratch_world", "true_cases", "truth_checks",
-    "twin_cohort",
-]  # fmt: skip
+__all__ = ["Model", "TrueCases", "bank_model", "build_twin", "score", "true_cases", "truth_checks", "twin_cohort"]
 
 LEADS = (4, 24)
 STARTS = list(range(0, 72, 6))
