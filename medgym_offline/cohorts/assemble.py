@@ -80,10 +80,8 @@ def _one_row_a_stay(records: Records, rejections: Rejections) -> pl.DataFrame:
     if twice.height:
         first, second = twice.head(2).iter_rows()
         differ = [name for name, one, other in zip(twice.columns, first, second) if one != other]
-        raise CohortError(
-            f"{records.provenance.get('folder', records.dataset)}: stay {twice['stay_id'][0]!r} has rows that differ "
-            f"in {', '.join(differ)}; keep one row a stay"
-        )
+        where, stay = records.provenance.get("folder", records.dataset), twice["stay_id"][0]
+        raise CohortError(f"{where}: stay {stay!r} has rows that differ in {', '.join(differ)}; keep one row a stay")
     return stays
 
 

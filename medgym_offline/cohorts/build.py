@@ -70,10 +70,8 @@ def select_stays(cohort: Cohort, patients: int = 110, one_per_subject: bool | No
     """
     found, rule = coverage(cohort), cohort.definition.selection
     names, subjects = cohort.patients, cohort.subjects
-    ranked = sorted(
-        np.flatnonzero(found.eligible).tolist(),
-        key=lambda row: (-found.covered[row], -found.severity[row], -found.rare[row], names[row]),
-    )
+    ranks = list(zip(-found.covered, -found.severity, -found.rare, names))
+    ranked = sorted(np.flatnonzero(found.eligible).tolist(), key=ranks.__getitem__)
     best: dict[str, int] = {}
     for row in ranked:
         best.setdefault(subjects[row], row)

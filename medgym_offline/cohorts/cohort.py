@@ -157,10 +157,8 @@ class Cohort:
         metadata = copy.deepcopy(dict(metadata or {}))
         for variable, unit in metadata.get("units", definition.units).items():
             if unit != definition.units.get(variable):
-                raise CohortError(
-                    f"{where}: says that {variable!r} is in {unit!r}; a cohort table is in those of its definition: "
-                    "give the values as a long table, which is converted"
-                )
+                remedy = "a cohort table is in the definition's units: give a long table, which is converted"
+                raise CohortError(f"{where}: says that {variable!r} is in {unit!r}; {remedy}")
         clean, found = validate(table, definition, where)
         total = Rejections().add(rejections or Rejections(), found)
         stays = _stays_of(clean, stays, definition, total, where)

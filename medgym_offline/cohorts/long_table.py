@@ -150,10 +150,8 @@ class _Reading:
         if 2 * int((written & hours["time"].is_null()).sum()) <= int(written.sum()):
             out = tables.typed(hours, self.where, numeric=["end"]).rename({"time": "t_h", "end": "end_h"})
         elif stays is None or "admission" not in stays.columns:
-            raise CohortError(
-                f"{self.where}: column 'time' holds timestamps; add a table of stays with the columns stay and "
-                "admission (docs/cohorts.md), or give hours since ICU admission"
-            )
+            remedy = "add a table of stays with stay and admission (docs/cohorts.md), or give hours since admission"
+            raise CohortError(f"{self.where}: column 'time' holds timestamps; {remedy}")
         else:
             dated = tables.typed(events, self.where, ["time", "end"], keep_marks=True)
             alone = tables.midnights(dated["time|time"]) + tables.midnights(dated["end|time"])

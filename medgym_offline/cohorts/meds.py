@@ -171,9 +171,8 @@ def _outcomes(events: pl.DataFrame, stays: pl.DataFrame, definition: CohortDefin
         admissions.with_columns(since="admitted"), on="admitted", by="subject", check_sortedness=False
     ).with_columns(discharged=pl.coalesce("since", "intime"))
     ends = ends.with_columns(ended="discharged").sort("discharged", "ending")
-    timed = timed.sort("discharged").join_asof(
-        ends, on="discharged", by="subject", strategy="forward", check_sortedness=False
-    )
+    timed = timed.sort("discharged")
+    timed = timed.join_asof(ends, on="discharged", by="subject", strategy="forward", check_sortedness=False)
     parts = pl.col("detail").str.splitn("//", 2).struct
     codes = timed.join(_of(events, "DIAGNOSIS"), on="subject")
     codes = codes.filter(tables.hours_since("time", "ended").abs() <= _CODING_HOURS)

@@ -109,10 +109,9 @@ def _settled(frame: pl.DataFrame, where: Path | str, keep_marks: bool = False) -
         marks, known = frame[column + _TIME], frame[column].is_not_null()
         unread = marks.filter(~known).drop_nulls()
         if len(unread) > int(known.sum()):
-            raise CohortError(
-                f"{where}: column {column!r} has times of a form that is not read ({unread.sort()[0]!r}); write them "
-                "as 2150-03-01 10:30:00, followed by Z or an offset such as +01:00 where they have a zone"
-            )
+            remedy = "write them as 2150-03-01 10:30:00, followed by Z or an offset such as +01:00 if they have a zone"
+            first = unread.sort()[0]
+            raise CohortError(f"{where}: column {column!r} has times of a form that is not read ({first!r}); {remedy}")
         zoned = marks.filter(known).str.contains(_ZONE).fill_null(False)
         for kind in zoned.unique():
             clocks.setdefault(kind, column)
@@ -194,10 +193,8 @@ def only_file(files: Sequence[Path]) -> Path:
         CohortError: there are two (.csv and .parquet, or a name in two cases).
     """
     if len(files) > 1:
-        raise CohortError(
-            f"{files[0].parent}: {' and '.join(file.name for file in files)} are one table in two files, and would "
-            "count twice; keep one of them there"
-        )
+        names = " and ".join(file.name for file in files)
+        raise CohortError(f"{files[0].parent}: {names} are one table in two files, and would count twice; keep one")
     return files[0]
 
 
@@ -263,10 +260,8 @@ def scan_file(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) 
     frame, actual = _open(path)
     missing = [column for column in columns if column not in actual]
     if missing:
-        raise CohortError(
-            f"{path}: column {missing[0]!r} is missing (the file has: {', '.join(sorted(actual))}); "
-            "export the table with its original columns"
-        )
+        held = f"the file has: {', '.join(sorted(actual))}"
+        raise CohortError(f"{path}: column {missing[0]!r} is missing ({held}); export it with its original columns")
     wanted = [*columns, *(column for column in optional if column in actual)]
     named = frame.select([pl.col(actual[column]).alias(column) for column in wanted])
     return named.with_columns(identifier(column) for column in wanted if _IDS.search(column))
@@ -312,10 +307,8 @@ def _separator(path: Path) -> str:
 
 def _not_unicode(path: Path | str, encoding: str) -> CohortError:
     also = " or Latin-1" if encoding == "WINDOWS-1252" else ""
-    return CohortError(
-        f"{path}: the text is not UTF-8 but perhaps {encoding}{also}; save it as UTF-8, for example with: "
-        f"iconv -f {encoding} -t UTF-8"
-    )
+    remedy = f"save it as UTF-8, for example with: iconv -f {encoding} -t UTF-8"
+    return CohortError(f"{path}: the text is not UTF-8 but perhaps {encoding}{also}; {remedy}")
 
 
 def as_text(frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -357,10 +350,8 @@ def collect(frame: pl.LazyFrame, where: Path | str) -> pl.DataFrame:
         if "utf-8" in reason.lower():
             raise _not_unicode(where, "WINDOWS-1252") from error
         if "more fields" in reason:
-            raise CohortError(
-                f"{where}: a row has more cells than the header has names; put cells that hold the separator (a "
-                "decimal comma?) in quotes"
-            ) from error
+            remedy = "put cells that hold the separator (a decimal comma?) in quotes"
+            raise CohortError(f"{where}: a row has more cells than the header has names; {remedy}") from error
         raise CohortError(f"{where}: cannot be read to its end ({reason}); download it again") from error
 
 

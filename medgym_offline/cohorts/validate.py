@@ -96,10 +96,8 @@ def fractions(frame: pl.DataFrame, concept: Concept, rejections: Rejections) -> 
 def _typed(table: pl.DataFrame, where: str, rejections: Rejections) -> pl.DataFrame:
     for column in COLUMNS[:-1]:
         if column not in table.columns:
-            raise CohortError(
-                f"{where}: column {column!r} is missing (found: {', '.join(table.columns) or 'none'}); "
-                f"a cohort table has the columns {', '.join(COLUMNS)}"
-            )
+            found, wanted = ", ".join(table.columns) or "none", ", ".join(COLUMNS)
+            raise CohortError(f"{where}: column {column!r} is missing (found: {found}); a cohort table has {wanted}")
     if "source" not in table.columns:
         table = table.with_columns(source=pl.lit(""))
     numbers = {c: pl.col(c).cast(pl.Float64, strict=False) for c in _NUMERIC}
@@ -185,21 +183,17 @@ class ObservationFlags:
         """One line a fact worth knowing before a fit; `named` lists the stays too."""
         out = [f"{name}: {why}; is the unit right?" for name, why in self.unusual.items()]
         if self.untreated:
-            out.append(
-                f"{', '.join(self.untreated)}: never given to anybody; what nobody charted is not what nobody gave, "
-                "and only the prior says what it would do"
-            )
-        out += [
-            f"{name}: no value in {len(stays)} stays, kept (the prior carries it there)"
-            + (f": {', '.join(stays)}" if named else "")
-            for name, stays in self.absent.items()
-            if stays
-        ]
-        return out + [
-            f"{name}: one value in the whole cohort, {value:g} {self.units[name]}: nothing can be learned from it; is "
-            "the column right?"
-            for name, value in self.single.items()
-        ]
+            never = f"{', '.join(self.untreated)}: never given to anybody"
+            why = "what nobody charted is not what nobody gave, and only the prior says what it would do"
+            out.append(f"{never}; {why}")
+        for name, stays in self.absent.items():
+            if stays:
+                which = f": {', '.join(stays)}" if named else ""
+                out.append(f"{name}: no value in {len(stays)} stays, kept (the prior carries it there){which}")
+        for name, value in self.single.items():
+            one = f"{name}: one value in the whole cohort, {value:g} {self.units[name]}"
+            out.append(f"{one}: nothing can be learned from it; is the column right?")
+        return out
 
 
 def observation_flags(grid: GridCohort, definition: CohortDefinition) -> ObservationFlags:
@@ -209,10 +203,8 @@ def observation_flags(grid: GridCohort, definition: CohortDefinition) -> Observa
     high = np.where(grid.mask, grid.values, -np.inf).max(axis=1, initial=-np.inf)
 
     def named(which: np.ndarray) -> dict[str, tuple[str, ...]]:
-        return {
-            name: tuple(grid.patients[row] for row in np.flatnonzero(which[:, column]))
-            for column, name in enumerate(definition.observed)
-        }
+        rows = zip(definition.observed, map(np.flatnonzero, which.T))
+        return {name: tuple(grid.patients[row] for row in mine) for name, mine in rows}
 
     lowest, highest = low.min(axis=0, initial=np.inf), high.max(axis=0, initial=-np.inf)
     one = (count.sum(axis=0) >= _ENOUGH_EQUAL) & (lowest == highest)
