@@ -28,8 +28,7 @@ def assemble(records: Records, definition: CohortDefinition) -> Cohort:
     Raises:
         CohortError: two rows of one stay differ.
     """
-    rejections = Rejections()
-    rejections.add(records.rejections)
+    rejections = Rejections().add(records.rejections)
     prefix = pl.lit(records.dataset + "/")
     _doubt_ids(records, rejections)
     stays = ranged_attributes(_one_row_a_stay(records, rejections), rejections)
@@ -60,11 +59,7 @@ def assemble(records: Records, definition: CohortDefinition) -> Cohort:
                 rows = _held(mine, concept, stays, rejections)
             else:
                 rows = mine.with_columns(end_h=pl.lit(None, pl.Float64))
-        parts.append(
-            rows.with_columns(variable=pl.lit(concept.name)).select(
-                "patient", "variable", "value", time_h="t_h", end_h="end_h"
-            )
-        )
+        parts.append(rows.select("patient", "value", "end_h", time_h="t_h", variable=pl.lit(concept.name)))
     source = str(records.provenance.get("folder") or records.dataset)
     table = pl.concat(parts).with_columns(source=pl.lit(source)).sort("patient", "time_h", "variable")
     metadata = {
@@ -85,10 +80,8 @@ def _one_row_a_stay(records: Records, rejections: Rejections) -> pl.DataFrame:
     if twice.height:
         first, second = twice.head(2).iter_rows()
         differ = [name for name, one, other in zip(twice.columns, first, second) if one != other]
-        raise CohortError(
-            f"{records.provenance.get('folder', records.dataset)}: stay {twice['stay_id'][0]!r} has rows that differ "
-            f"in {', '.join(differ)}; keep one row a stay"
-        )
+        where, stay = records.provenance.get("folder", records.dataset), twice["stay_id"][0]
+        raise CohortError(f"{where}: stay {stay!r} has rows that differ in {', '.join(differ)}; keep one row a stay")
     return stays
 
 
@@ -116,11 +109,9 @@ def _rate(rows: pl.DataFrame, concept: Concept, rejections: Rejections) -> pl.Da
     amounts = grid.record_rates(rows.filter(~charted).select(columns), concept, rejections)
     rates = pl.concat([rows.filter(charted).select(columns), amounts])
     merged = _averaged(rates, rejections)
-    if cap is not None:
-        reason = f"{name}: above {cap:g} {concept.unit}, kept at the cap as censored"
-        rejections.repair(reason, int((merged["value"] > cap).sum()))
-        merged = merged.with_columns(pl.col("value").clip(upper_bound=cap))
-    return merged.with_columns(end_h=pl.lit(None, pl.Float64))
+    reason = f"{name}: above {cap:g} {concept.unit}, kept at the cap as censored"
+    rejections.repair(reason, int((merged["value"] > cap).sum()))
+    return merged.with_columns(pl.col("value").clip(upper_bound=cap), end_h=pl.lit(None, pl.Float64))
 
 
 def _averaged(rows: pl.DataFrame, rejections: Rejections, *also: pl.Expr) -> pl.DataFrame:
@@ -155,9 +146,8 @@ def _infusion(rows: pl.DataFrame, concept: Concept, stays: pl.DataFrame, rejecti
         hint = f" (in {named.mistaken}?)" if named.mistaken else ""
         high_dose = (pl.col("name") == named.name) & (value > limit)
         rows = rejections.drop(rows, (high_dose, f"{named.name}: above {limit:g} {unit}{hint}"))
-    factor = pl.col("name").replace_strict(
-        {name: 1.0, **{p.name: p.factor for p in concept.parts}}, return_dtype=pl.Float64
-    )
+    factors = {name: 1.0, **{part.name: part.factor for part in concept.parts}}
+    factor = pl.col("name").replace_strict(factors, return_dtype=pl.Float64)
     rows = grid.interval_rates(rows.with_columns(value=pl.coalesce("total", value * factor)), concept, rejections)
     rows = rejections.drop(
         rows,

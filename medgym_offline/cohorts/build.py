@@ -15,7 +15,6 @@ import polars as pl
 
 from medgym_offline.cohorts.assemble import assemble
 from medgym_offline.cohorts.cohort import Cohort, combine
-from medgym_offline.cohorts.grid import GridCohort
 from medgym_offline.cohorts.long_table import LongTable
 from medgym_offline.cohorts.meds import MedsEvents
 from medgym_offline.cohorts.mimic import MIMIC_III, MIMIC_IV
@@ -25,9 +24,7 @@ from medgym_offline.cohorts.validate import ObservationFlags, observation_flags
 from medgym_offline.diseases.concepts import CohortDefinition
 from medgym_offline.errors import CohortError
 
-__all__ = [
-    "CohortSummary", "Coverage", "SOURCES", "build_cohort", "coverage", "detect_source", "read_source", "select_stays",
-]  # fmt: skip
+__all__ = ["SOURCES", "build_cohort", "coverage", "detect_source", "read_source", "select_stays"]
 
 
 @dataclass(frozen=True)
@@ -39,27 +36,24 @@ class Coverage:
         covered: (P,) variables covered.
         severity: (P,) points of the definition's rule.
         rare: (P,) capped number of hourly values of rare variables.
-        counts: (P, V) hourly values of each variable.
     """
 
     eligible: np.ndarray
     covered: np.ndarray
     severity: np.ndarray
     rare: np.ndarray
-    counts: np.ndarray
 
 
-def coverage(cohort: Cohort, grid: GridCohort | None = None) -> Coverage:
+def coverage(cohort: Cohort) -> Coverage:
     """Coverage and severity of every stay of `cohort` by the rule of its definition (`Selection`)."""
-    grid = grid if grid is not None else cohort.to_grid()
-    rule, names = cohort.definition.selection, cohort.definition.observed
+    grid, rule, names = cohort.to_grid(), cohort.definition.selection, cohort.definition.observed
     counts = grid.mask.sum(axis=1)
     enough = counts >= np.array([rule.fewer.get(name, rule.enough) for name in names])
     severity = np.zeros(len(grid), np.int64) if rule.severity is None else rule.severity(cohort.stays, grid)
     always = enough[:, [names.index(name) for name in rule.required]].all(axis=1)
     rare = np.minimum(counts[:, [names.index(name) for name in rule.rare]], rule.cap).sum(axis=1)
     long = cohort.stays["los_h"].to_numpy() >= rule.minimum_hours
-    return Coverage(always & long, enough.sum(axis=1), severity, rare, counts)
+    return Coverage(always & long, enough.sum(axis=1), severity, rare)
 
 
 def select_stays(cohort: Cohort, patients: int = 110, one_per_subject: bool | None = None) -> Cohort:
@@ -76,10 +70,8 @@ def select_stays(cohort: Cohort, patients: int = 110, one_per_subject: bool | No
     """
     found, rule = coverage(cohort), cohort.definition.selection
     names, subjects = cohort.patients, cohort.subjects
-    ranked = sorted(
-        np.flatnonzero(found.eligible).tolist(),
-        key=lambda row: (-found.covered[row], -found.severity[row], -found.rare[row], names[row]),
-    )
+    ranks = list(zip(-found.covered, -found.severity, -found.rare, names))
+    ranked = sorted(np.flatnonzero(found.eligible).tolist(), key=ranks.__getitem__)
     best: dict[str, int] = {}
     for row in ranked:
         best.setdefault(subjects[row], row)
@@ -136,15 +128,12 @@ class CohortSummary:
     def lines(self) -> list[str]:
         """The summary as lines of text."""
         out = [f"{source}: {layout}" for source, layout in self.layouts.items()]
-        out.append(
-            f"{self.stays} stays of {self.subjects} people; " + ", ".join(f"{k} {v}" for k, v in self.rows.items())
-        )
-        if self.selection:
-            chosen = self.selection
-            out.append(
-                f"chosen from {chosen['considered_stays']} stays ({chosen['eligible_stays']} eligible), "
-                + ("one stay a person" if chosen["one_stay_per_subject"] else "several stays of some people")
-            )
+        rows = ", ".join(f"{name} {count}" for name, count in self.rows.items())
+        out.append(f"{self.stays} stays of {self.subjects} people; {rows}")
+        if chosen := self.selection:
+            share = "one stay a person" if chosen["one_stay_per_subject"] else "several stays of some people"
+            eligible = f"({chosen['eligible_stays']} eligible), {share}"
+            out.append(f"chosen from {chosen['considered_stays']} stays {eligible}")
         return [*out, *self.flags.lines(), *self.rejections.lines(), f"written to {self.path}"]
 
     def to_json(self) -> dict[str, Any]:
@@ -152,8 +141,8 @@ class CohortSummary:
         return {**asdict(self), "path": str(self.path)}
 
 
-def detect_source(path: Path, definition: CohortDefinition) -> CohortSource:
-    """The layout of the files at `path`.
+def detect_source(path: Path, definition: CohortDefinition) -> CohortSource | None:
+    """The layout at `path`; None for a cohort table, which is what a Parquet file of no other layout is taken for.
 
     Raises:
         CohortError: nothing there, or no known layout.
@@ -163,6 +152,8 @@ def detect_source(path: Path, definition: CohortDefinition) -> CohortSource:
     for source in (*definition.sources, *SOURCES):
         if source.matches(path):
             return source
+    if path.is_file() and path.suffix.lower() == ".parquet":
+        return None
     held = sorted(file.name for files in table_files(path).values() for file in files) if path.is_dir() else []
     names = f" (it holds {', '.join(held[:5])}{', ...' if len(held) > 5 else ''})" if held else ""
     own = "".join(f"{source.layout}, " for source in definition.sources)
@@ -180,10 +171,7 @@ def read_source(path: str | Path, definition: CohortDefinition) -> Cohort:
         CohortError: unknown layout or a structural fault.
     """
     path = Path(path)
-    return _read(path, _source_of(path, definition), definition)
-
-
-def _read(path: Path, source: CohortSource | None, definition: CohortDefinition) -> Cohort:
+    source = detect_source(path, definition)
     if source is None:
         return Cohort.read(path, definition)
     records = source.read(path, definition)
@@ -191,13 +179,6 @@ def _read(path: Path, source: CohortSource | None, definition: CohortDefinition)
         unread = unread_files(path, records.provenance.get("files", ()))
         records.rejections.files.update(dict.fromkeys(unread, f"no table of the layout {source.layout!r}"))
     return assemble(records, definition)
-
-
-def _source_of(path: Path, definition: CohortDefinition) -> CohortSource | None:
-    """The layout at `path`; None for a cohort table, which is what a Parquet file of no other layout is taken for."""
-    if path.is_file() and path.suffix.lower() == ".parquet":
-        return next((source for source in (*definition.sources, *SOURCES) if source.matches(path)), None)
-    return detect_source(path, definition)
 
 
 def build_cohort(
@@ -216,28 +197,20 @@ def build_cohort(
     """
     if not source_paths:
         raise CohortError("cohort build: no source named; give at least one folder of clinical tables")
-    found = [(Path(path), _source_of(Path(path), definition)) for path in source_paths]
-    layouts = {str(path): "cohort table" if source is None else source.layout for path, source in found}
-    cohort = combine([_read(path, source, definition) for path, source in found])
+    found = {str(path): detect_source(Path(path), definition) for path in source_paths}
+    cohort = combine([read_source(path, definition) for path in source_paths])
     if patients is not None:
         cohort = select_stays(cohort, patients)
     if not len(cohort):
-        raise CohortError(
-            f"{found[0][0]}: no stay with two observations is left; {'; '.join(cohort.rejections.lines()[:3])}"
-        )
+        reasons = "; ".join(cohort.rejections.lines()[:3])
+        raise CohortError(f"{source_paths[0]}: no stay with two observations is left; {reasons}")
     # Names, not places: where the data lie on one machine says nothing to another.
-    words = [*(path.name for path, _ in found), *([] if patients is None else ["--patients", str(patients)])]
+    words = [*(Path(path).name for path in source_paths), *([] if patients is None else [f"--patients {patients}"])]
     cohort.metadata["command"] = f"medgym-offline cohort build {' '.join(words)} --output {Path(output).name}"
     flags = observation_flags(cohort.to_grid(), definition)
     cohort.write(output)
     counts = dict(cohort.table.group_by("variable").agg(pl.len()).iter_rows())
-    return CohortSummary(
-        path=Path(output),
-        stays=len(cohort),
-        subjects=len(set(cohort.subjects)),
-        rows={name: counts.get(name, 0) for name in definition.concepts},
-        layouts=layouts,
-        rejections=cohort.rejections,
-        selection=cohort.metadata.get("selection"),
-        flags=flags,
-    )
+    rows = {name: counts.get(name, 0) for name in definition.concepts}
+    layouts = {path: "cohort table" if source is None else source.layout for path, source in found.items()}
+    people, chosen = len(set(cohort.subjects)), cohort.metadata.get("selection")
+    return CohortSummary(Path(output), len(cohort), people, rows, layouts, cohort.rejections, chosen, flags)

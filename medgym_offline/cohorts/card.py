@@ -95,12 +95,9 @@ def _observed(cohort: Cohort, grid: GridCohort, horizon: float, flags: Observati
     rows = []
     for column, concept in enumerate(cohort.definition.variables):
         name, mask = concept.name, grid.mask[:, :, column]
-        gaps = window.filter(pl.col("variable") == name).select(pl.col("time_h").diff().over("patient"))
-        quantiles = (
-            _quantiles(mask.sum(axis=1), _THREE),
-            _quantiles(grid.values[:, :, column][mask], _FIVE),
-            _quantiles(gaps.drop_nulls().to_series().to_numpy(), _FIVE),
-        )
+        values, of_it = grid.values[:, :, column][mask], window.filter(pl.col("variable") == name)
+        gaps = of_it.select(pl.col("time_h").diff().over("patient")).drop_nulls()["time_h"].to_numpy()
+        quantiles = (_quantiles(mask.sum(axis=1), _THREE), _quantiles(values, _FIVE), _quantiles(gaps, _FIVE))
         lacking = (str(len(flags.absent[name])), str(len(flags.constant[name])))
         rows.append((name, concept.unit, str(int(mask.sum())), *quantiles, *lacking, _percent(1 - mask.sum() / inside)))
     heads = "variable,unit,hourly values,per stay q25/50/75,value q05/25/50/75/95,gap h q05/25/50/75/95"

@@ -157,14 +157,10 @@ class Cohort:
         metadata = copy.deepcopy(dict(metadata or {}))
         for variable, unit in metadata.get("units", definition.units).items():
             if unit != definition.units.get(variable):
-                raise CohortError(
-                    f"{where}: says that {variable!r} is in {unit!r}; a cohort table is in those of its definition: "
-                    "give the values as a long table, which is converted"
-                )
+                remedy = "a cohort table is in the definition's units: give a long table, which is converted"
+                raise CohortError(f"{where}: says that {variable!r} is in {unit!r}; {remedy}")
         clean, found = validate(table, definition, where)
-        total = Rejections()
-        total.add(rejections or Rejections())
-        total.add(found)
+        total = Rejections().add(rejections or Rejections(), found)
         stays = _stays_of(clean, stays, definition, total, where)
         clean = clean.filter(pl.col("patient").is_in(stays["patient"].to_list()))
         own = {"format": FORMAT, "disease": definition.disease, "units": dict(definition.units)}
@@ -193,16 +189,12 @@ class Cohort:
         """
         path = Path(path)
         if not path.is_file():
-            raise CohortError(
-                f"{path}: no such file; build one with: medgym-offline cohort build PATH... --output {path}"
-            )
+            raise CohortError(f"{path}: no such file; build one with: medgym-offline cohort build PATH... -o {path}")
         try:
             table = pl.read_parquet(path, glob=False)
             payload = json.loads(pl.read_parquet_metadata(path).get("medgym", "{}"))
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
-            raise CohortError(
-                f"{path}: not a readable Parquet table (damaged or another format); build it again"
-            ) from error
+            raise CohortError(f"{path}: not a readable Parquet table (is it damaged?); build it again") from error
         if not isinstance(payload, dict):
             raise CohortError(f"{path}: metadata key 'medgym' is not a JSON object; build the table again")
         named = payload.get("disease")
@@ -210,9 +202,7 @@ class Cohort:
             raise CohortError(f"{path}: names no disease; build the table again, or say which definition it follows")
         found = definition or definition_named(str(named), str(path))
         if named not in (None, found.disease):
-            raise CohortError(
-                f"{path}: a cohort of disease {named!r}, not of {found.disease!r}; give one of the latter"
-            )
+            raise CohortError(f"{path}: a cohort of disease {named!r}, not of {found.disease!r}; give another")
         rejections = Rejections.from_json(payload.pop("rejections", {}))
         described = payload.pop("stays", None)
         stays = pl.DataFrame(described, schema_overrides=_stay_types(found)) if described else None
@@ -227,21 +217,16 @@ def combine(cohorts: Sequence[Cohort]) -> Cohort:
     """
     if not cohorts:
         raise CohortError("combine: no cohort given; name at least one")
-    first, definition = cohorts[0], cohorts[0].definition
-    for other in cohorts[1:]:
-        if other.definition.disease != definition.disease:
-            raise CohortError(
-                f"combine: a cohort of {definition.disease!r} and one of {other.definition.disease!r}; "
-                "combine those of one disease"
-            )
+    definition = cohorts[0].definition
+    names = list(dict.fromkeys(cohort.definition.disease for cohort in cohorts))
+    if len(names) > 1:
+        raise CohortError(f"combine: a cohort of {names[0]!r} and one of {names[1]!r}; combine those of one disease")
     stays = pl.concat([c.stays.select(*_stay_types(definition)) for c in cohorts])
     twice = stays.filter(stays["patient"].is_duplicated())["patient"]
     if len(twice):
         raise CohortError(f"combine: patient {twice[0]!r} occurs in two cohorts; name each source once")
-    rejections = Rejections()
-    for cohort in cohorts:
-        rejections.add(cohort.rejections)
-    metadata = copy.deepcopy(first.metadata)
+    rejections = Rejections().add(*(cohort.rejections for cohort in cohorts))
+    metadata = copy.deepcopy(cohorts[0].metadata)
     metadata["provenance"] = [entry for c in cohorts for entry in c.metadata.get("provenance", [])]
     metadata["license"] = "; ".join(dict.fromkeys(c.metadata["license"] for c in cohorts if c.metadata.get("license")))
     metadata["datasets"] = sorted({name for c in cohorts for name in c.metadata.get("datasets", [])})
@@ -359,11 +344,9 @@ def treatments_given(cohort: Cohort, horizon: float) -> dict[str, Given]:
     return found
 
 
-def _in_force(
-    times: np.ndarray, start: np.ndarray, stop: np.ndarray, value: np.ndarray, background: float
-) -> np.ndarray:
-    """Value at `times` of disjoint intervals [start, stop), sorted."""
+def _in_force(times: np.ndarray, start: np.ndarray, stop: np.ndarray, value: np.ndarray, absent: float) -> np.ndarray:
+    """Value at `times` of disjoint intervals [start, stop), sorted; `absent` where there is none."""
     if not len(start):
-        return np.full(len(times), background)
+        return np.full(len(times), absent)
     at = np.searchsorted(start, times, side="right") - 1
-    return np.where((at >= 0) & (times < stop[at]), value[at], background)
+    return np.where((at >= 0) & (times < stop[at]), value[at], absent)

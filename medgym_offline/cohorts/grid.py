@@ -151,8 +151,6 @@ def record_rates(amounts: pl.DataFrame, concept: Concept, rejections: Rejections
     """
     name, window = concept.name, concept.merge_hours
     amounts = amounts.sort("patient", "t_h")
-    if amounts.is_empty():
-        return amounts.select("patient", "t_h", "value")
     group = _merge_groups(amounts["patient"], amounts["t_h"].to_numpy(), window)
     merged = (
         amounts.with_columns(pl.Series("group", group))
@@ -193,12 +191,8 @@ def hold_settings(settings: pl.DataFrame, hold: float) -> pl.DataFrame:
         patient, t_h, end_h, value, sorted and disjoint.
     """
     following, end = pl.col("t_h").shift(-1).over("patient"), pl.coalesce("end_h", pl.col("t_h") + hold)
-    return (
-        settings.sort("patient", "t_h")
-        .with_columns(end_h=pl.min_horizontal(end, following))
-        .select("patient", "t_h", "end_h", "value")
-        .filter(pl.col("end_h") > pl.col("t_h"))
-    )
+    held = settings.sort("patient", "t_h").with_columns(end_h=pl.min_horizontal(end, following))
+    return held.select("patient", "t_h", "end_h", "value").filter(pl.col("end_h") > pl.col("t_h"))
 
 
 def sum_overlapping(intervals: pl.DataFrame) -> pl.DataFrame:
@@ -210,14 +204,11 @@ def sum_overlapping(intervals: pl.DataFrame) -> pl.DataFrame:
     Returns:
         patient, t_h, end_h, value; sorted, disjoint, zero stretches left out, equal neighbors joined.
     """
-    edges = pl.concat(
-        [
-            intervals.select("patient", t=pl.col("t_h"), change=pl.col("value"), opened=pl.lit(1, pl.Int64)),
-            intervals.select("patient", t=pl.col("end_h"), change=-pl.col("value"), opened=pl.lit(-1, pl.Int64)),
-        ]
-    )
+    opens = intervals.select("patient", t="t_h", change="value", opened=pl.lit(1, pl.Int64))
+    closes = intervals.select("patient", t="end_h", change=-pl.col("value"), opened=pl.lit(-1, pl.Int64))
     steps = (
-        edges.group_by("patient", "t")
+        pl.concat([opens, closes])
+        .group_by("patient", "t")
         .agg(pl.col("change").sum(), pl.col("opened").sum())
         .sort("patient", "t")
         .with_columns(

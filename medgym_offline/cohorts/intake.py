@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from medgym_offline.cohorts.names import in_own_units, mentions
-from medgym_offline.cohorts.source import Rejections, event_frame, first_of
+from medgym_offline.cohorts.source import Rejections, completed, event_frame, first_of
 from medgym_offline.cohorts.tables import hours_since, on_one_clock
 from medgym_offline.diseases.concepts import CohortDefinition, Concept, Diagnosis
 
-__all__ = ["Intake", "coded", "possible_weights", "years_between"]
+__all__ = ["CATEGORIES", "Intake", "coded", "possible_weights", "years_between"]
 
 #: kg of an adult.
 _WEIGHT_RANGE = (30.0, 250.0)
-_CATEGORIES = ("ordercategoryname", "secondaryordercategoryname")
+CATEGORIES = ("ordercategoryname", "secondaryordercategoryname")
 _CLOCK = ("event", "intime", "los_h", "subject_id", "icustay_id", "charttime", "endtime")
 
 
@@ -51,15 +51,13 @@ class Intake:
         names = (f"{name}: their time", "the start of the stays")
         events = on_one_clock(events, "charttime", self.stays["intime"], names)
         events = rejections.drop(events, (pl.col("charttime").is_null(), f"{name}: time is missing or cannot be read"))
-        events = events.with_row_index("event")
+        events = completed(events, {"icustay_id": pl.String}).with_row_index("event")
         base = self.stays.select("stay_id", "intime", "los_h", pl.col("subject").alias("subject_id"))
-        unnamed = events.filter(pl.col("icustay_id").is_null()) if "icustay_id" in events.columns else events
-        placed = unnamed.join(base, on="subject_id", how="inner", maintain_order="left")
-        placed = placed.filter((hour >= -lookback) & (hour <= pl.col("los_h")))
-        if "icustay_id" in events.columns:
-            mine = base.drop("subject_id").with_columns(icustay_id="stay_id")
-            named = events.join(mine, on="icustay_id", how="inner", maintain_order="left")
-            placed = pl.concat([named, placed.select(named.columns)])
+        mine = base.drop("subject_id").with_columns(icustay_id="stay_id")
+        named = events.join(mine, on="icustay_id", how="inner", maintain_order="left")
+        unnamed = events.filter(pl.col("icustay_id").is_null())
+        placed = unnamed.join(base, on="subject_id", how="inner", maintain_order="left").select(named.columns)
+        placed = pl.concat([named, placed.filter((hour >= -lookback) & (hour <= pl.col("los_h")))])
         found = placed["event"].n_unique()
         rejections.reject(f"{name}: no ICU stay at that time", events.height - found)
         rejections.repair(f"{name}: within two stays of a person, read for both", placed.height - found)
@@ -67,7 +65,7 @@ class Intake:
         placed = rejections.drop(placed.with_columns(t_h=hour), (pl.col("t_h") < -lookback, early))
         if "endtime" in placed.columns:
             placed = placed.with_columns(end_h=hours_since("endtime", "intime"))
-        return placed.drop(c for c in _CLOCK if c in placed.columns)
+        return placed.drop(_CLOCK, strict=False)
 
     def observed(self, rows: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         """Events of every concept that is charted or measured.
@@ -89,7 +87,10 @@ class Intake:
         return placed.with_columns(amount=pl.lit(True))
 
     def _prepared(self, rows: pl.DataFrame, concept: Concept) -> pl.DataFrame:
-        rows = rows.with_columns(name=pl.lit(concept.name))
+        """Rows with the name of the concept, or of the part that their item is of, after the concept's odd case."""
+        names = {item: part.name for part in concept.parts for item in part.ids("input")}
+        name = pl.col("item").replace_strict(names, default=concept.name, return_dtype=pl.String)
+        rows = rows.with_columns(name=name)
         return rows if concept.prepare is None else concept.prepare(rows, self.rejections)
 
     def ordered(self, orders: Sequence[pl.DataFrame]) -> pl.DataFrame:
@@ -104,15 +105,12 @@ class Intake:
             mine = [rows.select(columns).filter(pl.col("item").is_in(concept.ids("input"))) for rows in orders]
             if not mine or not concept.ids("input"):
                 continue
-            names = {item: part.name for part in concept.parts for item in part.ids("input")}
-            name = pl.col("item").replace_strict(names, default=concept.name, return_dtype=pl.String)
             rows = self.rejections.drop(
                 pl.concat(mine),
                 (pl.col("value").is_null(), f"{concept.name}: no {concept.given}"),
                 (pl.col("value") == 0.0, f"{concept.name}: nothing given (0)"),
-            ).with_columns(name=name)
-            rows = rows if concept.prepare is None else concept.prepare(rows, self.rejections)
-            parts.append(in_own_units(rows, self.definition, self.rejections, self.stays))
+            )
+            parts.append(in_own_units(self._prepared(rows, concept), self.definition, self.rejections, self.stays))
         return event_frame(*parts)
 
     def count_unlisted(self, groups: pl.DataFrame, labels: Mapping[str, str]) -> None:
@@ -131,7 +129,7 @@ class Intake:
         for row in groups.sort("item").iter_rows(named=True):
             item = row["item"] or ""
             label = labels.get(item) or unread.get(item) or ""
-            first, second = ((row.get(column) or "").strip() for column in _CATEGORIES)
+            first, second = ((row.get(column) or "").strip() for column in CATEGORIES)
             volume = (row.get("amountuom") or "").strip().lower() in ("ml", "l")
             looks = [c.name for c in self.definition.treatments if mentions(label, c)]
             for concept in self.definition.treatments:
@@ -142,7 +140,7 @@ class Intake:
             if looks:
                 name = f"item {item} ({label})" if label else f"item {item}"
                 self.rejections.reject(f"{looks[0]}: {name} is not in the list of items, not read", row["len"])
-            elif not label and _CATEGORIES[0] not in groups.columns:
+            elif not label and CATEGORIES[0] not in groups.columns:
                 nameless[item] = nameless.get(item, 0) + row["len"]
         most = first_of(sorted(nameless, key=lambda item: -nameless[item]))
         reason = f"infusion: items not read, and no d_items table names them: {most}"

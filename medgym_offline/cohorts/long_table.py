@@ -9,31 +9,16 @@ from typing import Any
 
 import polars as pl
 
-from medgym_offline.cohorts.names import accepted_units, conversion, own_variables, typed_attributes
+from medgym_offline.cohorts import tables
+from medgym_offline.cohorts.names import NUMERIC, accepted_units, conversion, own_variables, typed_attributes
 from medgym_offline.cohorts.source import Records, Rejections, completed, event_frame, flags_of, provenance_of
-from medgym_offline.cohorts.tables import (
-    as_text,
-    collect,
-    column_names,
-    find_table,
-    hours_since,
-    identifier,
-    midnights,
-    nearly_named,
-    numbers,
-    on_one_clock,
-    scan_file,
-    settled,
-    table_stem,
-    times,
-)
+from medgym_offline.cohorts.tables import hours_since
 from medgym_offline.diseases.concepts import CohortDefinition
 from medgym_offline.errors import CohortError
 
 __all__ = ["LongTable", "dataset_name", "long_records"]
 
 _COLUMNS = ("stay", "time", "variable", "value", "unit")
-_NUMBERS = ("los_h", "age", "weight_kg")
 _DATED = ("admission", "discharge")
 
 
@@ -51,7 +36,7 @@ class LongTable:
     def matches(self, path: Path) -> bool:
         """Whether the events have the columns that name a value (by the header)."""
         events, _ = _files(path)
-        return events is not None and {"stay", "variable", "value"} <= column_names(events)
+        return events is not None and {"stay", "variable", "value"} <= tables.column_names(events)
 
     def read(self, path: Path, definition: CohortDefinition) -> Records:
         """Read the table.
@@ -63,12 +48,12 @@ class LongTable:
         file, stays_file = _files(path)
         if file is None:
             raise CohortError(f"{path}: no events table; name it events.csv, events.csv.gz or events.parquet")
-        events = scan_file(file, _COLUMNS, optional=("subject", "end"))
-        optional = ("subject", "sex", *_DATED, *_NUMBERS, *flags_of(definition))
-        stays = None if stays_file is None else scan_file(stays_file, ("stay",), optional=optional)
+        events = tables.scan_file(file, _COLUMNS, optional=("subject", "end"))
+        optional = ("subject", "sex", *_DATED, *NUMERIC, *flags_of(definition))
+        stays = None if stays_file is None else tables.scan_file(stays_file, ("stay",), optional=optional)
         # Of a single file it is the name that tells it from others beside it.
         provenance = {**provenance_of(self.layout, path, (file, stays_file)), "folder": path.name}
-        dataset = dataset_name(table_stem(path) or "" if path.is_file() else path.resolve().name)
+        dataset = dataset_name(tables.table_stem(path) or "" if path.is_file() else path.resolve().name)
         return long_records(events, stays, definition, dataset, provenance, str(file), str(stays_file))
 
 
@@ -103,24 +88,23 @@ def long_records(
 
 
 def _text(frame: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
-    texts = as_text(frame.lazy())
-    return texts.with_columns(
-        identifier(name) for name in ("stay", "subject") if name in texts.collect_schema().names()
-    )
+    texts = tables.as_text(frame.lazy())
+    return texts.with_columns(map(tables.identifier, {"stay", "subject"} & set(texts.collect_schema().names())))
 
 
 def _files(path: Path) -> tuple[Path | None, Path | None]:
     """The events and the stays of a folder; a single file has its stays in `NAME-stays` beside it, if anywhere."""
     if path.is_file():
-        folder, events, named = path.parent, path if table_stem(path) else None, f"{table_stem(path)}-stays"
+        stem = tables.table_stem(path)
+        events, beside = path if stem else None, path.with_name(f"{stem}-stays")
     else:
-        folder, events, named = path, find_table(path, "events"), "stays"
+        events, beside = tables.find_table(path / "events"), path / "stays"
     if events is None:
         return None, None
-    stays = find_table(folder, named)
-    near = nearly_named(folder, named) if stays is None else None
+    stays = tables.find_table(beside)
+    near = tables.nearly_named(beside) if stays is None else None
     if near is not None and near != events:
-        raise CohortError(f"{near}: is it the table of stays? Name it {named}{near.suffix}, or take it away")
+        raise CohortError(f"{near}: is it the table of stays? Name it {beside.name}{near.suffix}, or take it away")
     return events, stays
 
 
@@ -140,45 +124,40 @@ class _Reading:
 
     def events(self, frame: pl.LazyFrame) -> pl.DataFrame:
         """stay_id, subject, name, unit, time, end and value (text); rows of other variables are counted."""
-        written = dict(collect(frame.group_by("variable").len(), self.where).iter_rows())
+        written = dict(tables.collect(frame.group_by("variable").len(), self.where).iter_rows())
         own = own_variables(written, self.definition, self.where, self.rejections)
         mine = frame.filter(pl.col("variable").is_in(list(own))).with_columns(pl.col("variable").replace(own))
-        events = collect(mine.rename({"stay": "stay_id", "variable": "name"}), self.where)
+        events = tables.collect(mine.rename({"stay": "stay_id", "variable": "name"}), self.where)
         events = completed(events, dict.fromkeys(("end", "subject"), pl.String))
         return self.rejections.drop(events, (pl.col("stay_id").is_null(), "events: no id of the stay"))
 
     def stays(self, frame: pl.LazyFrame) -> pl.DataFrame:
         """stay_id and whatever else the table of stays has, typed."""
         dated = [name for name in _DATED if name in frame.collect_schema().names()]
-        frame = frame.rename({"stay": "stay_id"}).with_columns(times(*dated))
-        stays = collect(frame, self.where_stays, keep_marks=True)
-        for name in dated:
-            mark = stays[f"{name}|time"]
-            self.rejections.doubt(f"stays: {name} without an hour, read as midnight", midnights(mark))
+        stays = tables.typed(frame.rename({"stay": "stay_id"}), self.where_stays, dated, keep_marks=True)
+        marks = [f"{name}|time" for name in dated]
+        for name, mark in zip(dated, stays.select(marks)):
+            self.rejections.doubt(f"stays: {name} without an hour, read as midnight", tables.midnights(mark))
             unread = int((stays[name].is_null() & mark.is_not_null()).sum())
             self.rejections.repair(f"stays: {name} cannot be read, left empty", unread)
-        stays = self.rejections.drop(
-            stays.drop(f"{n}|time" for n in dated), (pl.col("stay_id").is_null(), "stays: no id of the stay")
-        )
+        stays = self.rejections.drop(stays.drop(marks), (pl.col("stay_id").is_null(), "stays: no id of the stay"))
         return typed_attributes(stays, flags_of(self.definition), self.where_stays, self.rejections)
 
     def timed(self, events: pl.DataFrame, stays: pl.DataFrame | None) -> pl.DataFrame:
         """`t_h` and `end_h` in hours since admission."""
-        hours = settled(events.with_columns(numbers("time")), self.where)
+        hours = tables.typed(events, self.where, numeric=["time"])
         written = (events["time"].str.strip_chars() != "").fill_null(False)
         if 2 * int((written & hours["time"].is_null()).sum()) <= int(written.sum()):
-            out = settled(hours.with_columns(numbers("end")), self.where).rename({"time": "t_h", "end": "end_h"})
+            out = tables.typed(hours, self.where, numeric=["end"]).rename({"time": "t_h", "end": "end_h"})
         elif stays is None or "admission" not in stays.columns:
-            raise CohortError(
-                f"{self.where}: column 'time' holds timestamps; add a table of stays with the columns stay and "
-                "admission (docs/cohorts.md), or give hours since ICU admission"
-            )
+            remedy = "add a table of stays with stay and admission (docs/cohorts.md), or give hours since admission"
+            raise CohortError(f"{self.where}: column 'time' holds timestamps; {remedy}")
         else:
-            dated = settled(events.with_columns(times("time", "end")), self.where, keep_marks=True)
-            alone = midnights(dated["time|time"]) + midnights(dated["end|time"])
+            dated = tables.typed(events, self.where, ["time", "end"], keep_marks=True)
+            alone = tables.midnights(dated["time|time"]) + tables.midnights(dated["end|time"])
             self.rejections.doubt("events: a date without an hour, read as midnight", alone)
             names = (f"{self.where}: column 'time'", f"{self.where_stays}: column 'admission'")
-            dated = on_one_clock(dated, "time", stays["admission"], names)
+            dated = tables.on_one_clock(dated, "time", stays["admission"], names)
             admitted = stays.select("stay_id", "admission").unique()
             dated = dated.join(admitted, on="stay_id", how="left", maintain_order="left")
             dated = self.rejections.drop(dated, (pl.col("admission").is_null(), "no admission time of the stay"))
@@ -196,17 +175,15 @@ class _Reading:
 
     def converted(self, events: pl.DataFrame) -> pl.DataFrame:
         """Values in the definition's units (of amounts: theirs), row by row as the unit column says."""
-        events = settled(events.with_columns(numbers("value")), self.where).with_columns(pl.col("unit").fill_null(""))
+        events = tables.typed(events, self.where, numeric=["value"]).with_columns(pl.col("unit").fill_null(""))
         rows = []
         for name, unit, count in events.group_by("name", "unit").len().sort("name", "unit").iter_rows():
             named = self.definition.readable[name]
             known = conversion(named, unit)
             if known is None:
-                words = f"unit {unit!r}" if unit.strip() else "an empty unit"
-                raise CohortError(
-                    f"{self.where}: {count} rows of {name!r} have {words}; convert them to one of: "
-                    + ", ".join(accepted_units(named))
-                )
+                odd = f"unit {unit!r}" if unit.strip() else "an empty unit"
+                units = ", ".join(accepted_units(named))
+                raise CohortError(f"{self.where}: {count} rows of {name!r} have {odd}; convert them to one of: {units}")
             if known.factor != 1.0:
                 self.rejections.repair(f"{name}: converted from {unit}", count)
             rows.append((name, unit, known.factor, known.amount))
@@ -218,19 +195,16 @@ class _Reading:
     def valued(self, events: pl.DataFrame) -> pl.DataFrame:
         """Events with a value, each once: the same number at the same time is the same event, however it is written."""
         name = pl.col("name")
-        events = self.rejections.drop(
-            events, (pl.col("value").is_null(), pl.format("{}: value is missing or not a number", name))
-        )
+        missing = pl.format("{}: value is missing or not a number", name)
+        events = self.rejections.drop(events, (pl.col("value").is_null(), missing))
         keys = ("stay_id", "name", "t_h", "end_h", "value", "amount", "subject")
         events = self.rejections.distinct(events.select(keys), "events")
         for concept in (c for c in self.definition.treatments if c.parts):
             mine = events.filter(name.is_in([concept.name, *(part.name for part in concept.parts)]))
             whole = name == concept.name
             stays = mine.group_by("stay_id").agg(both=whole.any() & (~whole).any(), rows=pl.len())
-            self.rejections.doubt(
-                f"{concept.name}: the stay has drugs by name as well as their equivalents, which add up",
-                int(stays.filter("both")["rows"].sum()),
-            )
+            words = f"{concept.name}: the stay has drugs by name as well as their equivalents, which add up"
+            self.rejections.doubt(words, int(stays.filter("both")["rows"].sum()))
         return events
 
 
@@ -241,17 +215,13 @@ def _described(
     last = pl.max_horizontal(pl.col("t_h").max(), pl.col("end_h").max())
     people = pl.col("subject").drop_nulls().unique().sort()
     seen = events.group_by("stay_id").agg(last.alias("last_h"), people.alias("people")).sort("stay_id")
-    for stay, several in seen.filter(pl.col("people").list.len() > 1).select("stay_id", "people").iter_rows():
-        raise CohortError(
-            f"{where}: stay {stay!r} belongs to {several[0]!r} and to {several[1]!r}; correct the subject"
-        )
+    for stay, who in seen.filter(pl.col("people").list.len() > 1).select("stay_id", "people").iter_rows():
+        raise CohortError(f"{where}: stay {stay!r} belongs to {who[0]!r} and to {who[1]!r}; correct the subject")
     seen = seen.with_columns(who=pl.col("people").list.first())
     stays = seen if described is None else described.join(seen, on="stay_id", how="left", maintain_order="left")
-    kinds = {"subject": pl.String, "sex": pl.String, **dict.fromkeys(_NUMBERS, pl.Float64)}
+    kinds = {"subject": pl.String, "sex": pl.String, **dict.fromkeys(NUMERIC, pl.Float64)}
     kinds |= dict.fromkeys(flags_of(definition), pl.Boolean)
     stays = completed(stays, kinds)
     spent = hours_since("discharge", "admission") if set(_DATED) <= set(stays.columns) else pl.lit(None, pl.Float64)
-    stays = stays.with_columns(
-        subject=pl.coalesce("subject", "who", "stay_id"), los_h=pl.coalesce("los_h", spent, "last_h")
-    )
-    return stays.select("stay_id", *kinds).sort("stay_id")
+    subject, los_h = pl.coalesce("subject", "who", "stay_id"), pl.coalesce("los_h", spent, "last_h")
+    return stays.with_columns(subject=subject, los_h=los_h).select("stay_id", *kinds).sort("stay_id")

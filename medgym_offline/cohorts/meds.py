@@ -6,25 +6,13 @@ rates, the status of an order, or stay ids.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
+from medgym_offline.cohorts import tables
 from medgym_offline.cohorts.intake import Intake, coded, possible_weights, years_between
-from medgym_offline.cohorts.source import Records, Rejections, event_frame, flags_of, provenance_of
-from medgym_offline.cohorts.tables import (
-    collect,
-    column_names,
-    hours_since,
-    numbers,
-    on_one_clock,
-    only_file,
-    scan_file,
-    table_files,
-    table_stem,
-    times,
-)
+from medgym_offline.cohorts.source import Records, Rejections, completed, event_frame, flags_of, provenance_of
 from medgym_offline.diseases.concepts import CohortDefinition, Concept
 from medgym_offline.errors import CohortError
 
@@ -69,45 +57,38 @@ class MedsEvents:
         intake = _read_stays(events, path, definition, rejections)
         charted = events.rename({"time": "charttime"})
         measured = intake.attach(charted.filter(kind == "LAB"), "events")
-        wordy = [i for c in definition.variables if c.reads_text for i in _measured(c)]
+        wordy = [i for c in definition.variables if c.reads_text for i in c.ids("meds")]
         empty = pl.col("value").is_null() & ~(item.is_in(wordy) & pl.col("text").is_not_null())
         measured = rejections.drop(measured, (empty, "events: value is missing or not a number"))
-        observed = replace(intake, definition=_of_meds(definition)).observed({"meds": measured})
+        observed = intake.observed({"meds": measured})
         outputs = charted.filter(kind == "SUBJECT_FLUID_OUTPUT")
-        recorded = [
-            intake.records(outputs.filter(item.is_in(concept.wanted("output"))), concept)
-            for concept in definition.variables
-            if concept.ids("output")
-        ]
+        kept = [concept for concept in definition.variables if concept.ids("output")]
+        recorded = [intake.records(outputs.filter(item.is_in(c.wanted("output"))), c) for c in kept]
         listed = [i for concept in definition.treatments for i in concept.ids("input")]
         started = (kind == "INFUSION_START") & ~item.is_in(listed).fill_null(False)
         intake.count_unlisted(everything.filter(started).group_by("item").len(), _labels(path))
         orders = _orders(_infusions(everything.filter(infused & ~started), rejections), intake)
         given = [_given(orders, concept, rejections) for concept in definition.treatments if concept.ids("input")]
-        return Records(
-            dataset="mimic-iv",
-            stays=intake.stays.drop("intime"),
-            events=event_frame(observed, *recorded, intake.ordered(given)),
-            rejections=rejections,
-            provenance=provenance_of(self.layout, path, files, "mimic-iv"),
-        )
+        found = event_frame(observed, *recorded, intake.ordered(given))
+        provenance = provenance_of(self.layout, path, files, "mimic-iv")
+        return Records("mimic-iv", intake.stays.drop("intime"), found, rejections, provenance)
 
 
 def _event_files(path: Path) -> list[Path]:
     if path.is_file():
-        named = [path] if table_stem(path) else []
+        named = [path] if tables.table_stem(path) else []
     else:
         folder = path / "data" if (path / "data").is_dir() else path
         places = [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]
-        tables = [files for place in places for files in table_files(place).values()]
-        named = [only_file(files) for files in tables if _value_column(files[0]) is not None]
+        found = [files for place in places for files in tables.table_files(place).values()]
+        named = [tables.only_file(files) for files in found if _value_column(files[0]) is not None]
     return [p for p in named if _value_column(p) is not None]
 
 
 def _value_column(path: Path) -> str | None:
     """`value` or `numeric_value` where the file's columns are those of MEDS, else None."""
     try:
-        names = column_names(path)
+        names = tables.column_names(path)
     except CohortError:
         return None
     if not {"subject_id", "time", "code"} <= names:
@@ -115,31 +96,13 @@ def _value_column(path: Path) -> str | None:
     return next((name for name in ("numeric_value", "value") if name in names), None)
 
 
-def _measured(concept: Concept) -> tuple[str, ...]:
-    """Item ids that are read of what is charted and measured: both share one kind of code here."""
-    return concept.ids("meds") or (*concept.ids("chart"), *concept.ids("laboratory"))
-
-
-def _of_meds(definition: CohortDefinition) -> CohortDefinition:
-    """The definition with all that is charted and measured under the role "meds"; there are no specimens here."""
-
-    def changed(concept: Concept) -> Concept:
-        prepare = None if concept.beside else concept.prepare
-        return replace(concept, items={"meds": " ".join(_measured(concept))}, beside={}, parts=(), prepare=prepare)
-
-    variables, treatments = (tuple(map(changed, part)) for part in (definition.variables, definition.treatments))
-    return replace(definition, variables=variables, treatments=treatments)
-
-
 def _events(files: list[Path], definition: CohortDefinition, rejections: Rejections) -> pl.DataFrame:
     """The rows of all files, on one clock, in an order that does not depend on theirs."""
     parts = {file: _scan(file, definition, rejections) for file in files}
     timed = max(parts, key=lambda file: parts[file]["time"].count())
     clock = parts[timed]["time"]
-    alike = [
-        on_one_clock(part, "time", clock, (f"{file}: column 'time'", f"{timed}: column 'time'"))
-        for file, part in parts.items()
-    ]
+    names = {file: f"{file}: column 'time'" for file in parts}
+    alike = [tables.on_one_clock(part, "time", clock, (names[file], names[timed])) for file, part in parts.items()]
     return pl.concat(alike).sort("subject_id", "time", "kind", "item", "detail", "value")
 
 
@@ -147,12 +110,12 @@ def _scan(file: Path, definition: CohortDefinition, rejections: Rejections) -> p
     """subject_id, time, kind, item (second part of the code), detail (the rest), value, text; one pass, filtered."""
     concepts = definition.concepts.values()
     items = {
-        "LAB": [i for c in concepts for i in _measured(c)],
+        "LAB": [i for c in concepts for i in c.ids("meds")],
         "SUBJECT_FLUID_OUTPUT": [i for c in concepts for i in c.wanted("output")],
         "INFUSION_END": [i for c in concepts for i in c.ids("input")],
     }
     column = _value_column(file) or "value"
-    frame = scan_file(file, ("subject_id", "time", "code", column), optional=("text_value",))
+    frame = tables.scan_file(file, ("subject_id", "time", "code", column), optional=("text_value",))
     parts = pl.col("code").str.splitn("//", 3).struct
     kind, item, detail = (parts.field(f"field_{n}") for n in range(3))
     wanted = [(kind == name) & item.is_in(ids).fill_null(False) for name, ids in items.items()]
@@ -160,7 +123,7 @@ def _scan(file: Path, definition: CohortDefinition, rejections: Rejections) -> p
     frame = frame.filter(pl.any_horizontal(kind.is_in(_KEPT), *wanted)).select(
         "subject_id", "time", kind=kind, item=item, detail=detail, value=column, text=text, key=pl.lit(None, pl.String)
     )
-    events = collect(frame.with_columns(*times("time"), *numbers("value")), file, keep_marks=True)
+    events = tables.typed(frame, file, ["time"], ["value"], keep_marks=True)
     unread = pl.col("time").is_null() & pl.col("time|time").is_not_null()
     events = rejections.drop(events, (unread, "events: time cannot be read"))
     return events.select(pl.exclude("^.*[|].*$"))
@@ -181,7 +144,7 @@ def _read_stays(events: pl.DataFrame, path: Path, definition: CohortDefinition, 
         pl.concat_str("subject_id", pl.lit("_"), ordinal).alias("stay_id"),
         pl.col("subject_id").alias("subject"),
         pl.col("time").alias("intime"),
-        hours_since("outtime", "time").alias("los_h"),
+        tables.hours_since("outtime", "time").alias("los_h"),
     )
     if stays.is_empty():
         raise CohortError(f"{path}: no ICU_ADMISSION followed by an ICU_DISCHARGE; are these events of MIMIC-IV?")
@@ -208,12 +171,11 @@ def _outcomes(events: pl.DataFrame, stays: pl.DataFrame, definition: CohortDefin
         admissions.with_columns(since="admitted"), on="admitted", by="subject", check_sortedness=False
     ).with_columns(discharged=pl.coalesce("since", "intime"))
     ends = ends.with_columns(ended="discharged").sort("discharged", "ending")
-    timed = timed.sort("discharged").join_asof(
-        ends, on="discharged", by="subject", strategy="forward", check_sortedness=False
-    )
+    timed = timed.sort("discharged")
+    timed = timed.join_asof(ends, on="discharged", by="subject", strategy="forward", check_sortedness=False)
     parts = pl.col("detail").str.splitn("//", 2).struct
     codes = timed.join(_of(events, "DIAGNOSIS"), on="subject")
-    codes = codes.filter(hours_since("time", "ended").abs() <= _CODING_HOURS)
+    codes = codes.filter(tables.hours_since("time", "ended").abs() <= _CODING_HOURS)
     codes = codes.with_columns(icd_version=parts.field("field_0"), icd_code=parts.field("field_1"))
     flags = (coded(diagnosis, codes, "stay_id") for diagnosis in definition.diagnoses)
     return timed.select("stay_id", *flags, died=pl.col("ending") == "DIED")
@@ -229,12 +191,11 @@ def _labels(path: Path) -> dict[str, str]:
     codes = path / "metadata" / "codes.parquet"
     if not codes.is_file():
         return {}
-    frame = scan_file(codes, ("code",), optional=("description",))
-    if "description" not in frame.collect_schema().names():
-        return {}
-    infused = frame.filter(pl.col("code").str.starts_with("INFUSION_START//") & pl.col("description").is_not_null())
+    frame = tables.collect(tables.scan_file(codes, ("code",), optional=("description",)), codes)
+    named = completed(frame, {"description": pl.String}).drop_nulls("description")
+    infused = named.filter(pl.col("code").str.starts_with("INFUSION_START//"))
     item = pl.col("code").str.splitn("//", 3).struct.field("field_1")
-    return dict(collect(infused.select(item, "description"), codes).iter_rows())
+    return dict(infused.select(item, "description").iter_rows())
 
 
 def _infusions(events: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
@@ -265,7 +226,7 @@ def _orders(events: pl.DataFrame, intake: Intake) -> pl.DataFrame:
     paired = rejections.drop(paired, (pl.col("endtime").is_null(), "infusion: a start without an end"))
     paired = paired.select("subject_id", "item", "endtime", "amount", charttime="time", rate="value")
     rejections.reject("infusion: an end without a start", ends.height - paired.height)
-    hours = hours_since("endtime", "charttime")
+    hours = tables.hours_since("endtime", "charttime")
     paired = _ranked(paired, "charttime", "rate", pl.col("amount") / hours)
     paired = _ranked(paired, "endtime", "amount", pl.col("rate") * hours)
     paired = rejections.distinct(paired, "order", tolerated=REPEATED_ORDERS)

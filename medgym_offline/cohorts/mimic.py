@@ -12,10 +12,10 @@ from pathlib import Path
 
 import polars as pl
 
-from medgym_offline.cohorts.intake import Intake, coded, possible_weights, years_between
+from medgym_offline.cohorts.intake import CATEGORIES, Intake, coded, possible_weights, years_between
 from medgym_offline.cohorts.names import AGE_OVER_89
 from medgym_offline.cohorts.source import Records, Rejections, event_frame, provenance_of
-from medgym_offline.cohorts.tables import collect, find_table, hours_since, scan_table, typed
+from medgym_offline.cohorts.tables import collect, find_table, hours_since, read_table, scan_table, typed
 from medgym_offline.diseases.concepts import CohortDefinition, Concept
 
 __all__ = ["MIMIC_III", "MIMIC_IV", "MimicTables"]
@@ -30,6 +30,7 @@ _AMOUNT_HOURS = 1.0
 _STOPPED = ("Stopped", "D/C'd")
 _GIVEN = {"amount": "amount", "rate": "rate", "amountuom": "amountuom", "rateuom": "rateuom"}
 _ORDERS = {"charttime": "starttime", "endtime": "endtime", **_GIVEN, "status": "statusdescription"}
+_TYPES = (("charttime", "endtime"), ("value", "amount", "rate"))
 _POINTS = {"charttime": "charttime", **_GIVEN, "stopped": "stopped"}
 
 
@@ -60,7 +61,7 @@ class MimicTables:
     def matches(self, path: Path) -> bool:
         """Whether the folder holds the stays and the orders of this version."""
         icu, _ = self._folders(path)
-        return find_table(icu, self.icu[0]) is not None and bool(self._inputs(icu))
+        return find_table(icu / self.icu[0]) is not None and bool(self._inputs(icu))
 
     def read(self, path: Path, definition: CohortDefinition) -> Records:
         """Read the tables of folder `path`.
@@ -72,27 +73,28 @@ class MimicTables:
         rejections = Rejections()
         intake = Intake(definition, self._stays(icu, hospital, definition, rejections), rejections)
         stay = {"icustay_id": self.stay}
-        chart = self._measured(intake, icu, self.icu[1], "chart", {**stay, **self.errors[0]}, _WEIGHTS)
-        laboratory = self._measured(intake, hospital, self.hospital[2], "laboratory", self.specimen or {})
+        chart = _measured(intake, icu / self.icu[1], "chart", {**stay, **self.errors[0]}, _WEIGHTS)
+        laboratory = _measured(intake, hospital / self.hospital[2], "laboratory", self.specimen or {})
         intake.stays = self._weighed(icu, intake.stays, chart, rejections)
         parts = [intake.observed({"chart": chart, "laboratory": laboratory})]
         names = {**stay, "charttime": "charttime", "value": "value", **self.errors[1]}
         for concept in (c for c in definition.variables if c.ids("output")):
-            rows = self._rows(intake, icu, self.icu[2], concept.wanted("output"), concept.name, names)
+            rows = _rows(intake, icu / self.icu[2], concept.wanted("output"), concept.name, names)
             parts.append(intake.records(rows, concept))
         orders = []
         for table in self._inputs(icu):
-            self._count_unlisted(intake, icu, table)
+            _count_unlisted(intake, icu / table)
             for concept in (c for c in definition.treatments if c.ids("input")):
                 columns = {**stay, **(_POINTS if table.endswith("_CV") else _ORDERS)}
-                rows = self._rows(intake, icu, table, concept.ids("input"), concept.name, columns)
+                rows = _rows(intake, icu / table, concept.ids("input"), concept.name, columns)
                 if "status" in columns:
                     rewritten = pl.col("status").str.strip_chars() == "Rewritten"
                     rows = rejections.drop(rows, (rewritten, f"{concept.name}: order rewritten by another"))
                 rows = rows.with_columns(value=concept.given, unit=f"{concept.given}uom")
                 rows = intake.attach(rows, concept.name)
                 orders.append(rows if "status" in columns else _spread(rows, concept, rejections))
-        found = [find_table(icu, name) for name in self.icu] + [find_table(hospital, name) for name in self.hospital]
+        places = (*(icu / name for name in self.icu), *(hospital / name for name in self.hospital))
+        found = [find_table(place) for place in places]
         provenance = provenance_of(self.layout, path, found, self.dataset)
         events = event_frame(*parts, intake.ordered(orders))
         return Records(self.dataset, intake.stays.drop("intime"), events, rejections, provenance)
@@ -103,28 +105,24 @@ class MimicTables:
         return (icu if icu.is_dir() else path), (hospital if hospital.is_dir() else path)
 
     def _inputs(self, icu: Path) -> list[str]:
-        return [name for name in self.icu[3:] if find_table(icu, name) is not None]
+        return [name for name in self.icu[3:] if find_table(icu / name) is not None]
 
     def _stays(self, icu: Path, hospital: Path, definition: CohortDefinition, rejections: Rejections) -> pl.DataFrame:
         """stay_id, subject, intime, los_h, age, sex, diagnoses and died; each stay once and with both times."""
-
-        def table(folder: Path, name: str, *columns: str, dated: Sequence[str] = ()) -> pl.DataFrame:
-            numeric = [column for column in columns if column.startswith("anchor")]
-            return typed(scan_table(folder, name, (*columns, *dated)), folder / name, dated, numeric)
-
-        beds = table(icu, self.icu[0], "subject_id", "hadm_id", self.stay, dated=("intime", "outtime"))
+        beds = read_table(icu / self.icu[0], ("subject_id", "hadm_id", self.stay), dated=("intime", "outtime"))
+        patients, admissions, _, diagnoses = (hospital / name for name in self.hospital)
         entered = pl.col("intime").dt.replace_time_zone(None)
         if self.specimen is None:
-            people = table(hospital, self.hospital[0], "subject_id", "gender", dated=("dob",))
-            codes = table(hospital, self.hospital[3], "hadm_id", "icd9_code").rename({"icd9_code": "icd_code"})
+            people = read_table(patients, ("subject_id", "gender"), dated=("dob",))
+            codes = read_table(diagnoses, ("hadm_id", "icd9_code")).rename({"icd9_code": "icd_code"})
             codes = codes.with_columns(icd_version=pl.lit("9"))
             age = years_between(pl.col("dob").dt.replace_time_zone(None), entered)
         else:
-            people = table(hospital, self.hospital[0], "subject_id", "gender", "anchor_age", "anchor_year")
-            codes = table(hospital, self.hospital[3], "hadm_id", "icd_code", "icd_version")
+            people = read_table(patients, ("subject_id", "gender"), numeric=("anchor_age", "anchor_year"))
+            codes = read_table(diagnoses, ("hadm_id", "icd_code", "icd_version"))
             start_of_year = pl.datetime(pl.col("anchor_year").cast(pl.Int32), 1, 1, time_unit="ms")
             age = pl.col("anchor_age") + years_between(start_of_year, entered)
-        admitted = table(hospital, self.hospital[1], "hadm_id", "hospital_expire_flag").unique("hadm_id")
+        admitted = read_table(admissions, ("hadm_id", "hospital_expire_flag")).unique("hadm_id")
         stays = beds.join(people.unique("subject_id"), on="subject_id", how="left", maintain_order="left")
         stays = stays.join(admitted, on="hadm_id", how="left", maintain_order="left").select(
             pl.col(self.stay).alias("stay_id"),
@@ -147,73 +145,18 @@ class MimicTables:
         rejections.repair(f"age: over 89 and shifted, set to {AGE_OVER_89}", kept.select(shifted.sum()).item())
         return kept.with_columns(age=pl.when(shifted).then(AGE_OVER_89).otherwise("age"))
 
-    def _rows(
-        self,
-        intake: Intake,
-        folder: Path,
-        table: str,
-        items: Sequence[str],
-        label: str,
-        names: Mapping[str, str],
-        wordy: Sequence[str] = (),
-    ) -> pl.DataFrame:
-        """subject_id, item and the columns `names` (ours -> theirs) of a table's rows of `items`, errors left out."""
-        columns = ("subject_id", "itemid", *names.values())
-        frame = scan_table(folder, table, columns, optional=("row_id", "orderid") if "text" not in names else ())
-        frame = frame.filter(pl.col("itemid").is_in(items)).rename(
-            {v: k for k, v in names.items()} | {"itemid": "item"}
-        )
-        if "icustay_id" not in names:
-            frame = frame.filter(pl.col("subject_id").is_in(intake.stays["subject"].unique().to_list()))
-        if "text" in names:  # kept where somebody reads it only: of most rows it is the number again
-            frame = frame.with_columns(text=pl.when(pl.col("item").is_in(wordy)).then("text"))
-        dated, numeric = ([n for n in kind if n in names] for kind in _TYPES)
-        rows = typed(frame, folder / table, dated, numeric)
-        if "text" not in names:  # what is measured twice is averaged; what is given or lost twice would add up
-            rows = intake.rejections.distinct(rows, label)
-        marked = (pl.col("error").str.strip_chars() == "1", f"{label}: marked as an error")
-        return intake.rejections.drop(rows, marked) if "error" in names else rows
-
-    def _measured(
-        self, intake: Intake, folder: Path, table: str, role: str, more: Mapping[str, str], also: Sequence[str] = ()
-    ) -> pl.DataFrame:
-        """stay_id, item, t_h, value, text and key of what is charted or measured; one pass over the table."""
-        concepts = intake.definition.concepts.values()
-        items = [*also, *(item for concept in concepts for item in concept.wanted(role))]
-        wordy = [i for c in concepts for i in (*c.beside_ids(role), *(c.ids(role) if c.reads_text else ()))]
-        names = {"charttime": "charttime", "value": "valuenum", "text": "value", **more}
-        rows = self._rows(intake, folder, table, items, role, names, wordy)
-        empty = pl.col("value").is_null() & ~pl.col("item").is_in(wordy)
-        placed = intake.attach(intake.rejections.drop(rows, (empty, f"{role}: no numeric value")), role)
-        key = pl.col("key") if "key" in names else pl.lit(None, pl.String)
-        return placed.select("stay_id", "item", "t_h", "value", "text", key=key)
-
     def _weighed(self, icu: Path, stays: pl.DataFrame, chart: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
         """`stays` with weight_kg: the median charted weight; for a stay without, the one its infusion orders name."""
         charted = possible_weights(chart.filter(pl.col("item").is_in(_WEIGHTS)), rejections)
         stays = stays.join(charted, on="stay_id", how="left", maintain_order="left")
         for table in (name for name in self._inputs(icu) if not name.endswith("_CV")):
-            names = {self.stay: "stay_id", "patientweight": "value"}
-            rows = typed(scan_table(icu, table, tuple(names)).rename(names), icu / table, numeric=["value"])
-            ordered = possible_weights(rows.drop_nulls(), rejections)
+            rows = read_table(icu / table, (self.stay,), numeric=("patientweight",)).drop_nulls()
+            ordered = possible_weights(rows.rename({self.stay: "stay_id", "patientweight": "value"}), rejections)
             stays = stays.join(ordered, on="stay_id", how="left", maintain_order="left", suffix="_ordered")
             stays = stays.with_columns(pl.coalesce("weight_kg", "weight_kg_ordered")).drop("weight_kg_ordered")
         return stays
 
-    def _count_unlisted(self, intake: Intake, icu: Path, table: str) -> None:
-        """Count the orders that look like a treatment and are not read, named by d_items, where there is one."""
-        categories = ("ordercategoryname", "secondaryordercategoryname")
-        frame = scan_table(icu, table, ("itemid", "amountuom"), optional=categories).rename({"itemid": "item"})
-        listed = [item for concept in intake.definition.treatments for item in concept.ids("input")]
-        keys = frame.collect_schema().names()
-        groups = collect(frame.filter(~pl.col("item").is_in(listed)).group_by(keys).len(), icu / table)
-        labels = {}
-        if find_table(icu, "d_items") is not None:
-            labels = dict(collect(scan_table(icu, "d_items", ("itemid", "label")), icu / "d_items").iter_rows())
-        intake.count_unlisted(groups, labels)
 
-
-_TYPES = (("charttime", "endtime"), ("value", "amount", "rate"))
 MIMIC_III = MimicTables(
     layout="raw MIMIC-III tables",
     dataset="mimic-iii",
@@ -231,6 +174,49 @@ MIMIC_IV = MimicTables(
     folders=("icu", "hosp"),
     specimen={"key": "specimen_id"},
 )
+
+
+def _rows(
+    intake: Intake, table: Path, items: Sequence[str], label: str, names: Mapping[str, str], wordy: Sequence[str] = ()
+) -> pl.DataFrame:
+    """subject_id, item and the columns `names` (ours -> theirs) of a table's rows of `items`, errors left out."""
+    columns = ("subject_id", "itemid", *names.values())
+    frame = scan_table(table, columns, optional=("row_id", "orderid") if "text" not in names else ())
+    frame = frame.filter(pl.col("itemid").is_in(items)).rename({v: k for k, v in names.items()} | {"itemid": "item"})
+    if "icustay_id" not in names:
+        frame = frame.filter(pl.col("subject_id").is_in(intake.stays["subject"].unique().to_list()))
+    if "text" in names:  # kept where somebody reads it only: of most rows it is the number again
+        frame = frame.with_columns(text=pl.when(pl.col("item").is_in(wordy)).then("text"))
+    dated, numeric = ([n for n in kind if n in names] for kind in _TYPES)
+    rows = typed(frame, table, dated, numeric)
+    if "text" not in names:  # what is measured twice is averaged; what is given or lost twice would add up
+        rows = intake.rejections.distinct(rows, label)
+    marked = (pl.col("error").str.strip_chars() == "1", f"{label}: marked as an error")
+    return intake.rejections.drop(rows, marked) if "error" in names else rows
+
+
+def _measured(intake: Intake, path: Path, role: str, more: Mapping[str, str], also: Sequence[str] = ()) -> pl.DataFrame:
+    """stay_id, item, t_h, value, text and key of what is charted or measured; one pass over the table."""
+    concepts = intake.definition.concepts.values()
+    items = [*also, *(item for concept in concepts for item in concept.wanted(role))]
+    wordy = [i for c in concepts for i in (*c.beside_ids(role), *(c.ids(role) if c.reads_text else ()))]
+    names = {"charttime": "charttime", "value": "valuenum", "text": "value", **more}
+    rows = _rows(intake, path, items, role, names, wordy)
+    empty = pl.col("value").is_null() & ~pl.col("item").is_in(wordy)
+    placed = intake.attach(intake.rejections.drop(rows, (empty, f"{role}: no numeric value")), role)
+    key = pl.col("key") if "key" in names else pl.lit(None, pl.String)
+    return placed.select("stay_id", "item", "t_h", "value", "text", key=key)
+
+
+def _count_unlisted(intake: Intake, table: Path) -> None:
+    """Count the orders that look like a treatment and are not read, named by d_items, where there is one."""
+    frame = scan_table(table, ("itemid", "amountuom"), optional=CATEGORIES).rename({"itemid": "item"})
+    listed = [item for concept in intake.definition.treatments for item in concept.ids("input")]
+    keys = frame.collect_schema().names()
+    groups = collect(frame.filter(~pl.col("item").is_in(listed)).group_by(keys).len(), table)
+    named = table.with_name("d_items")
+    labels = {} if find_table(named) is None else dict(read_table(named, ("itemid", "label")).iter_rows())
+    intake.count_unlisted(groups, labels)
 
 
 def _spread(rows: pl.DataFrame, concept: Concept, rejections: Rejections) -> pl.DataFrame:

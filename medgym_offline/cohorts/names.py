@@ -14,13 +14,13 @@ from pathlib import Path
 import polars as pl
 
 from medgym_offline.cohorts.source import Rejections
-from medgym_offline.cohorts.tables import numbers, settled
+from medgym_offline.cohorts.tables import typed
 from medgym_offline.diseases.concepts import CohortDefinition, Concept, Part, Unit
 from medgym_offline.errors import CohortError
 
 __all__ = [
-    "AGE_OVER_89", "accepted_units", "conversion", "in_own_units", "mentions", "nearly_equal_ids", "own_variables",
-    "read_as", "typed_attributes",
+    "AGE_OVER_89", "NUMERIC", "accepted_units", "conversion", "in_own_units", "mentions", "nearly_equal_ids",
+    "own_variables", "typed_attributes",
 ]  # fmt: skip
 
 _NEAR = 0.8
@@ -31,7 +31,7 @@ _FEMALE = "f female w woman weiblich frau femme féminin mujer femenino femmina 
 _MALE = "m male man männlich maennlich mann homme masculin hombre masculino maschio"
 _FLAG = {**dict.fromkeys(_YES.split(), "true"), **dict.fromkeys(_NO.split(), "false")}
 _SEX = {**dict.fromkeys(_FEMALE.split(), "F"), **dict.fromkeys(_MALE.split(), "M")}
-_NUMERIC = ("los_h", "age", "weight_kg")
+NUMERIC = ("los_h", "age", "weight_kg")
 #: Median age of those over 89, whom records written to protect them do not tell apart.
 AGE_OVER_89 = 91.4
 _OVER_89 = r"^(>|>=|≥)\s*(89|90)$|^90\s*\+$"
@@ -92,10 +92,7 @@ def own_variables(
     for name, rows in sorted(others.items()):
         meant = _meant(name, definition, set(own.values()))
         if meant is not None:
-            raise CohortError(
-                f"{where}: {rows} rows of {name!r}, which is no variable; is it {meant!r}? Rename the rows, or leave "
-                "them out"
-            )
+            raise CohortError(f"{where}: {rows} rows of {name!r}, no variable; is it {meant!r}? Rename or remove them")
         rejections.reject(f"unknown variable {name!r}", rows)
     return own
 
@@ -136,10 +133,10 @@ def typed_attributes(
         rejections: Counts are added here.
 
     Raises:
-        CohortError: see `tables.settled`.
+        CohortError: see `tables.typed`.
     """
-    numeric = [name for name in _NUMERIC if name in stays.columns]
-    out = settled(stays.with_columns(numbers(*numeric)), where)
+    numeric = [name for name in NUMERIC if name in stays.columns]
+    out = typed(stays, where, numeric=numeric)
     if "age" in numeric:
         old = stays["age"].str.strip_chars().str.contains(_OVER_89).fill_null(False)
         rejections.repair(f"stays: an age above 89, read as {AGE_OVER_89}", int(old.sum()))
@@ -148,7 +145,7 @@ def typed_attributes(
         word = pl.col(name).str.strip_chars().str.to_lowercase().str.strip_suffix(".0")
         meant = word.replace_strict(_SEX if name == "sex" else _FLAG, default=None, return_dtype=pl.String)
         out = out.with_columns(meant.alias(name) if name == "sex" else (meant == "true").alias(name))
-    for column in (c for c in (*_NUMERIC, "sex", *flags) if c in stays.columns):
+    for column in (c for c in (*NUMERIC, "sex", *flags) if c in stays.columns):
         written = stays[column].str.strip_chars()
         unread = written.filter(out[column].is_null() & (written != "").fill_null(False))
         for value, count in sorted(unread.value_counts().iter_rows()):

@@ -82,13 +82,15 @@ class Rejections:
         self.reject(f"{name}: the same row again", repeated)
         return kept
 
-    def add(self, other: Rejections) -> None:
-        """Add the counts of `other`."""
-        for mine, theirs in ((self.rows, other.rows), (self.repairs, other.repairs), (self.doubts, other.doubts)):
-            for reason, count in theirs.items():
-                _count(mine, reason, count)
-        self.stays.update(other.stays)
-        self.files.update(other.files)
+    def add(self, *others: Rejections) -> Rejections:
+        """This account, with the counts of `others` added."""
+        for other in others:
+            for mine, theirs in ((self.rows, other.rows), (self.repairs, other.repairs), (self.doubts, other.doubts)):
+                for reason, count in theirs.items():
+                    _count(mine, reason, count)
+            self.stays.update(other.stays)
+            self.files.update(other.files)
+        return self
 
     def lines(self) -> list[str]:
         """One line a reason, largest first; stays and files after rows, at most ten of each named."""

@@ -2,8 +2,8 @@
 
 Cells of text to numbers and times: what can mean only one thing is read, a column that could mean two is refused.
 
-`numbers` and `times` are expressions, so that a large table streams through them; beside each column they leave a
-mark of how its cells were written, and `settled`, which `collect` calls, judges the column by the marks.
+`_numbers` and `_times` are expressions, so that a large table streams through them; beside each column they leave a
+mark of how its cells were written, and `_settled`, which `typed` calls, judges the column by the marks.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from medgym_offline.errors import CohortError
 
 __all__ = [
     "as_text", "collect", "column_names", "find_table", "hours_since", "identifier", "midnights", "nearly_named",
-    "numbers", "on_one_clock", "only_file", "scan_file", "scan_table", "settled", "table_files", "table_stem", "times",
-    "typed", "unread_files",
+    "on_one_clock", "only_file", "read_table", "scan_file", "scan_table", "table_files", "table_stem", "typed",
+    "unread_files",
 ]  # fmt: skip
 
 _NUMBER, _TIME = "|number", "|time"
@@ -41,7 +41,7 @@ def identifier(column: str) -> pl.Expr:
     return pl.when(plain != "").then(plain).alias(column)
 
 
-def numbers(*columns: str) -> list[pl.Expr]:
+def _numbers(*columns: str) -> list[pl.Expr]:
     """Expressions that turn text columns into floats (null where a cell is no finite number); commas may be decimal."""
     out = []
     for column in columns:
@@ -55,7 +55,7 @@ def numbers(*columns: str) -> list[pl.Expr]:
     return out
 
 
-def times(*columns: str) -> list[pl.Expr]:
+def _times(*columns: str) -> list[pl.Expr]:
     """Expressions that turn text columns into datetimes (null where a cell is none); with a zone, into UTC.
 
     Read: 2150-03-01 10:30[:00[.000]], with a T or a blank, with / or . between the parts of the date, 01.03.2150 10:30,
@@ -85,12 +85,12 @@ def times(*columns: str) -> list[pl.Expr]:
 
 
 def midnights(marks: pl.Series) -> int:
-    """How many times, by the marks that `settled` kept, are a date alone, read as its midnight."""
+    """How many times, by the marks that `_settled` kept, are a date alone, read as its midnight."""
     return int(marks.str.contains(_DATE).sum())
 
 
-def settled(frame: pl.DataFrame, where: Path | str, keep_marks: bool = False) -> pl.DataFrame:
-    """`frame` with the marks of `numbers` and `times` judged and taken off; times with a zone become typed UTC.
+def _settled(frame: pl.DataFrame, where: Path | str, keep_marks: bool = False) -> pl.DataFrame:
+    """`frame` with the marks of `_numbers` and `_times` judged and taken off; times with a zone become typed UTC.
 
     Args:
         frame: Collected, with marks.
@@ -109,14 +109,12 @@ def settled(frame: pl.DataFrame, where: Path | str, keep_marks: bool = False) ->
         marks, known = frame[column + _TIME], frame[column].is_not_null()
         unread = marks.filter(~known).drop_nulls()
         if len(unread) > int(known.sum()):
-            raise CohortError(
-                f"{where}: column {column!r} has times of a form that is not read ({unread.sort()[0]!r}); write them "
-                "as 2150-03-01 10:30:00, followed by Z or an offset such as +01:00 where they have a zone"
-            )
+            remedy = "write them as 2150-03-01 10:30:00, followed by Z or an offset such as +01:00 if they have a zone"
+            first = unread.sort()[0]
+            raise CohortError(f"{where}: column {column!r} has times of a form that is not read ({first!r}); {remedy}")
         zoned = marks.filter(known).str.contains(_ZONE).fill_null(False)
-        for kind in (True, False):
-            if int((zoned == kind).sum()):
-                clocks.setdefault(kind, column)
+        for kind in zoned.unique():
+            clocks.setdefault(kind, column)
     if len(clocks) == 2:
         raise _two_clocks(f"{where}: column {clocks[True]!r}", f"column {clocks[False]!r}")
     if True in clocks:
@@ -128,7 +126,7 @@ def on_one_clock(frame: pl.DataFrame, column: str, origin: pl.Series, names: tup
     """`frame` with its times typed as `origin` is, which they are compared with.
 
     Args:
-        frame: From `settled`: its times are of one kind.
+        frame: From `_settled`: its times are of one kind.
         column: The time that is compared.
         origin: What it is compared with.
         names: Of both, for the message.
@@ -158,16 +156,11 @@ def _judge_commas(marks: pl.Series, where: str) -> None:
     if len(commas) < len(written):
         raise CohortError(f"{where} has decimal commas ({commas[0]!r}) beside decimal points; write points in all")
     if commas.str.contains(r",\d{3}$").all():
-        raise CohortError(
-            f"{where} has {commas[0]!r}: a decimal comma or thousands? Write it with a point, or without a separator"
-        )
+        raise CohortError(f"{where} has {commas[0]!r}: a decimal comma or thousands? Write a point, or no separator")
 
 
 def _two_clocks(zoned: str, naive: str) -> CohortError:
-    return CohortError(
-        f"{zoned} has times with a zone, {naive} times without: they cannot be compared; give both a zone (Z, +01:00), "
-        "or neither"
-    )
+    return CohortError(f"{zoned} has times with a zone, {naive} without: give both a zone (Z, +01:00), or neither")
 
 
 _SUFFIX = re.compile(r"\.(csv|csv\.gz|tsv|tsv\.gz|parquet)$", re.IGNORECASE)
@@ -200,27 +193,25 @@ def only_file(files: Sequence[Path]) -> Path:
         CohortError: there are two (.csv and .parquet, or a name in two cases).
     """
     if len(files) > 1:
-        raise CohortError(
-            f"{files[0].parent}: {' and '.join(file.name for file in files)} are one table in two files, and would "
-            "count twice; keep one of them there"
-        )
+        names = " and ".join(file.name for file in files)
+        raise CohortError(f"{files[0].parent}: {names} are one table in two files, and would count twice; keep one")
     return files[0]
 
 
-def find_table(folder: Path, name: str) -> Path | None:
-    """The file of table `name` in `folder`, whatever its case and suffix (.csv, .csv.gz, .tsv, .tsv.gz, .parquet).
+def find_table(table: Path) -> Path | None:
+    """The file of `table`, a folder / name of any case, whatever its suffix (.csv, .csv.gz, .tsv, .tsv.gz, .parquet).
 
     Raises:
         CohortError: there are two.
     """
-    files = table_files(folder).get(name.lower())
+    files = table_files(table.parent).get(table.name.lower())
     return only_file(files) if files else None
 
 
-def nearly_named(folder: Path, name: str) -> Path | None:
-    """A table of `folder` whose name is not `name` but nearly."""
-    files = table_files(folder)
-    near = difflib.get_close_matches(name.lower(), [stem for stem in files if stem != name.lower()], n=1, cutoff=0.8)
+def nearly_named(table: Path) -> Path | None:
+    """A table beside `table` whose name is not the same but nearly."""
+    files, name = table_files(table.parent), table.name.lower()
+    near = difflib.get_close_matches(name, [stem for stem in files if stem != name], n=1, cutoff=0.8)
     return files[near[0]][0] if near else None
 
 
@@ -241,23 +232,22 @@ def column_names(path: Path) -> set[str]:
     return set(_open(path)[1])
 
 
-def scan_table(folder: Path, name: str, columns: Sequence[str], optional: Sequence[str] = ()) -> pl.LazyFrame:
+def scan_table(table: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pl.LazyFrame:
     """Lazy frame of the named columns of a table, lower case, as text.
 
     Args:
-        folder: Where the table lies.
-        name: Table name without suffix.
+        table: Folder / name without suffix.
         columns: Lower-case names wanted; any case in the file.
         optional: Further columns, taken where the file has them.
 
     Raises:
         CohortError: no such table, a missing column or an unreadable file.
     """
-    path = find_table(folder, name)
+    path, name = find_table(table), table.name
     if path is None:
-        near = nearly_named(folder, name)
+        near = nearly_named(table)
         hint = "put it there" if near is None else f"is it {near.name}? Rename that"
-        raise CohortError(f"{folder}: table {name}.csv or {name}.csv.gz is missing; {hint}")
+        raise CohortError(f"{table.parent}: table {name}.csv or {name}.csv.gz is missing; {hint}")
     return scan_file(path, columns, optional)
 
 
@@ -270,10 +260,8 @@ def scan_file(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) 
     frame, actual = _open(path)
     missing = [column for column in columns if column not in actual]
     if missing:
-        raise CohortError(
-            f"{path}: column {missing[0]!r} is missing (the file has: {', '.join(sorted(actual))}); "
-            "export the table with its original columns"
-        )
+        held = f"the file has: {', '.join(sorted(actual))}"
+        raise CohortError(f"{path}: column {missing[0]!r} is missing ({held}); export it with its original columns")
     wanted = [*columns, *(column for column in optional if column in actual)]
     named = frame.select([pl.col(actual[column]).alias(column) for column in wanted])
     return named.with_columns(identifier(column) for column in wanted if _IDS.search(column))
@@ -319,10 +307,8 @@ def _separator(path: Path) -> str:
 
 def _not_unicode(path: Path | str, encoding: str) -> CohortError:
     also = " or Latin-1" if encoding == "WINDOWS-1252" else ""
-    return CohortError(
-        f"{path}: the text is not UTF-8 but perhaps {encoding}{also}; save it as UTF-8, for example with: "
-        f"iconv -f {encoding} -t UTF-8"
-    )
+    remedy = f"save it as UTF-8, for example with: iconv -f {encoding} -t UTF-8"
+    return CohortError(f"{path}: the text is not UTF-8 but perhaps {encoding}{also}; {remedy}")
 
 
 def as_text(frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -331,10 +317,9 @@ def as_text(frame: pl.LazyFrame) -> pl.LazyFrame:
     for name, kind in frame.collect_schema().items():
         column = pl.col(name)
         if isinstance(kind, pl.Datetime):
-            if kind.time_zone is not None:
-                out.append(column.dt.convert_time_zone("UTC").dt.strftime("%Y-%m-%d %H:%M:%S%.fZ"))
-            else:
-                out.append(column.dt.strftime("%Y-%m-%d %H:%M:%S%.f"))
+            zoned = kind.time_zone is not None
+            time = column.dt.convert_time_zone("UTC") if zoned else column
+            out.append(time.dt.strftime("%Y-%m-%d %H:%M:%S%.fZ" if zoned else "%Y-%m-%d %H:%M:%S%.f"))
         elif isinstance(kind, pl.Duration):
             out.append((column.dt.total_milliseconds() / 3_600_000.0).cast(pl.String))
         elif kind.is_float():
@@ -348,37 +333,56 @@ def as_text(frame: pl.LazyFrame) -> pl.LazyFrame:
     return frame.select(out)
 
 
-def collect(frame: pl.LazyFrame, where: Path | str, keep_marks: bool = False) -> pl.DataFrame:
-    """Run a lazy frame in batches, so that a table larger than memory passes through, and judge its cells.
+def collect(frame: pl.LazyFrame, where: Path | str) -> pl.DataFrame:
+    """Run a lazy frame in batches, so that a table larger than memory passes through.
 
     Args:
         frame: From `scan_table`, filtered.
         where: File or table, for the message.
-        keep_marks: See `settled`.
 
     Raises:
-        CohortError: the file breaks off or is no table, or a column's cells can mean two things (`settled`).
+        CohortError: the file breaks off or is no table.
     """
     try:
-        found = frame.collect(engine="streaming")
+        return frame.collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = _first_line(error)
         if "utf-8" in reason.lower():
             raise _not_unicode(where, "WINDOWS-1252") from error
         if "more fields" in reason:
-            raise CohortError(
-                f"{where}: a row has more cells than the header has names; put cells that hold the separator (a "
-                "decimal comma?) in quotes"
-            ) from error
+            remedy = "put cells that hold the separator (a decimal comma?) in quotes"
+            raise CohortError(f"{where}: a row has more cells than the header has names; {remedy}") from error
         raise CohortError(f"{where}: cannot be read to its end ({reason}); download it again") from error
-    return settled(found, where, keep_marks)
 
 
 def typed(
-    frame: pl.LazyFrame, where: Path | str, dated: Sequence[str] = (), numeric: Sequence[str] = ()
+    frame: pl.LazyFrame | pl.DataFrame,
+    where: Path | str,
+    dated: Sequence[str] = (),
+    numeric: Sequence[str] = (),
+    keep_marks: bool = False,
 ) -> pl.DataFrame:
-    """Collect a frame of text with its `dated` columns as times and its `numeric` ones as floats; see `collect`."""
-    return collect(frame.with_columns(*times(*dated), *numbers(*numeric)), where)
+    """Collect a frame of text with its `dated` columns as times and its `numeric` ones as floats, and judge its cells.
+
+    Args:
+        frame: Lazy from `scan_table`, or what is collected of one already.
+        where: File or table, for messages.
+        dated: Columns of times.
+        numeric: Columns of numbers.
+        keep_marks: See `_settled`.
+
+    Raises:
+        CohortError: see `collect`; or a column's cells can mean two things (`_settled`).
+    """
+    found = collect(frame.lazy().with_columns(*_times(*dated), *_numbers(*numeric)), where)
+    return _settled(found, where, keep_marks)
+
+
+def read_table(
+    table: Path, columns: Sequence[str], dated: Sequence[str] = (), numeric: Sequence[str] = ()
+) -> pl.DataFrame:
+    """A whole table of text: `scan_table` of its `columns` and those that are `dated` or `numeric`, then `typed`."""
+    return typed(scan_table(table, (*columns, *dated, *numeric)), table, dated, numeric)
 
 
 def _first_line(error: Exception) -> str:

@@ -96,10 +96,8 @@ def fractions(frame: pl.DataFrame, concept: Concept, rejections: Rejections) -> 
 def _typed(table: pl.DataFrame, where: str, rejections: Rejections) -> pl.DataFrame:
     for column in COLUMNS[:-1]:
         if column not in table.columns:
-            raise CohortError(
-                f"{where}: column {column!r} is missing (found: {', '.join(table.columns) or 'none'}); "
-                f"a cohort table has the columns {', '.join(COLUMNS)}"
-            )
+            found, wanted = ", ".join(table.columns) or "none", ", ".join(COLUMNS)
+            raise CohortError(f"{where}: column {column!r} is missing (found: {found}); a cohort table has {wanted}")
     if "source" not in table.columns:
         table = table.with_columns(source=pl.lit(""))
     numbers = {c: pl.col(c).cast(pl.Float64, strict=False) for c in _NUMERIC}
@@ -119,16 +117,15 @@ def _distinct(frame: pl.DataFrame, definition: CohortDefinition, rejections: Rej
     rejections.repair("rows out of order, sorted", frame.select((pl.col("time_h") < previous).sum()).item())
     unique = frame.unique(subset=list(COLUMNS[:-1]), keep="first")
     rejections.reject("duplicate row", frame.height - unique.height)
-    unique = unique.sort("patient", "time_h", "variable", "end_h", "value")
+    order = ("patient", "time_h", "variable", "end_h", "value")
+    unique = unique.sort(order)
     point = pl.col("variable").is_in(definition.observed)
     points = unique.filter(point)
     merged = points.group_by("patient", "variable", "time_h", maintain_order=True).agg(
         pl.col("end_h").first(), pl.col("value").mean(), pl.col("source").first()
     )
     rejections.repair("several values at one time, averaged", points.height - merged.height)
-    return pl.concat([merged.select(COLUMNS), unique.filter(~point)]).sort(
-        "patient", "time_h", "variable", "end_h", "value"
-    )
+    return pl.concat([merged.select(COLUMNS), unique.filter(~point)]).sort(order)
 
 
 def _disjoint(frame: pl.DataFrame, definition: CohortDefinition, rejections: Rejections) -> pl.DataFrame:
@@ -186,21 +183,17 @@ class ObservationFlags:
         """One line a fact worth knowing before a fit; `named` lists the stays too."""
         out = [f"{name}: {why}; is the unit right?" for name, why in self.unusual.items()]
         if self.untreated:
-            out.append(
-                f"{', '.join(self.untreated)}: never given to anybody; what nobody charted is not what nobody gave, "
-                "and only the prior says what it would do"
-            )
-        out += [
-            f"{name}: no value in {len(stays)} stays, kept (the prior carries it there)"
-            + (f": {', '.join(stays)}" if named else "")
-            for name, stays in self.absent.items()
-            if stays
-        ]
-        return out + [
-            f"{name}: one value in the whole cohort, {value:g} {self.units[name]}: nothing can be learned from it; is "
-            "the column right?"
-            for name, value in self.single.items()
-        ]
+            never = f"{', '.join(self.untreated)}: never given to anybody"
+            why = "what nobody charted is not what nobody gave, and only the prior says what it would do"
+            out.append(f"{never}; {why}")
+        for name, stays in self.absent.items():
+            if stays:
+                which = f": {', '.join(stays)}" if named else ""
+                out.append(f"{name}: no value in {len(stays)} stays, kept (the prior carries it there){which}")
+        for name, value in self.single.items():
+            one = f"{name}: one value in the whole cohort, {value:g} {self.units[name]}"
+            out.append(f"{one}: nothing can be learned from it; is the column right?")
+        return out
 
 
 def observation_flags(grid: GridCohort, definition: CohortDefinition) -> ObservationFlags:
@@ -210,16 +203,12 @@ def observation_flags(grid: GridCohort, definition: CohortDefinition) -> Observa
     high = np.where(grid.mask, grid.values, -np.inf).max(axis=1, initial=-np.inf)
 
     def named(which: np.ndarray) -> dict[str, tuple[str, ...]]:
-        return {
-            name: tuple(grid.patients[row] for row in np.flatnonzero(which[:, column]))
-            for column, name in enumerate(definition.observed)
-        }
+        rows = zip(definition.observed, map(np.flatnonzero, which.T))
+        return {name: tuple(grid.patients[row] for row in mine) for name, mine in rows}
 
-    single = {
-        name: float(low[:, column].min())
-        for column, name in enumerate(definition.observed)
-        if count[:, column].sum() >= _ENOUGH_EQUAL and low[:, column].min() == high[:, column].max()
-    }
+    lowest, highest = low.min(axis=0, initial=np.inf), high.max(axis=0, initial=-np.inf)
+    one = (count.sum(axis=0) >= _ENOUGH_EQUAL) & (lowest == highest)
+    single = {name: float(lowest[column]) for column, name in enumerate(definition.observed) if one[column]}
     equal = (count >= _ENOUGH_EQUAL) & (low == high)
     untreated, unusual = never_given(grid, definition), _unusual_medians(grid, definition)
     return ObservationFlags(named(count == 0), named(equal), single, untreated, unusual, dict(definition.units))
@@ -227,11 +216,8 @@ def observation_flags(grid: GridCohort, definition: CohortDefinition) -> Observa
 
 def never_given(grid: GridCohort, definition: CohortDefinition) -> tuple[str, ...]:
     """Treatments that no stay was given in any hour beyond their background."""
-    return tuple(
-        concept.name
-        for column, concept in enumerate(definition.treatments)
-        if grid.treatment[..., column].max(initial=0.0) <= concept.background + 1e-9
-    )
+    most = grid.treatment.max(axis=(0, 1), initial=0.0)
+    return tuple(c.name for c, dose in zip(definition.treatments, most) if dose <= c.background + 1e-9)
 
 
 def _unusual_medians(grid: GridCohort, definition: CohortDefinition) -> dict[str, str]:
@@ -283,10 +269,8 @@ def doubt_clock(
     gap = long if long > _LONGEST_GAP else short if short < _SHORTEST_GAP else None
     for unit, hours in _CLOCKS:
         if gap is not None and _SHORTEST_GAP <= gap * hours <= _LONGEST_GAP:
-            rejections.doubt(
-                f"times as hours are {gap:.3g} h apart, plausible only in {unit}: give hours since admission",
-                points.height,
-            )
+            apart = f"times as hours are {gap:.3g} h apart, plausible only in {unit}: give hours since admission"
+            rejections.doubt(apart, points.height)
             return
     last = points.group_by("stay_id").agg(pl.col("t_h").max()).join(stays, on="stay_id")
     short_stays = last.filter((pl.col("los_h") * 10.0 < pl.col("t_h")) & (pl.col("los_h") > 0.0))

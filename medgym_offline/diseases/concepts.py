@@ -130,7 +130,7 @@ class Concept:
     spot: bool = False
     background: float = 0.0
     hold_hours: float = 12.0
-    cap: float | None = None
+    cap: float = np.inf
     record_limit: float = np.inf
     period_hours: float = 24.0
     merge_hours: float = 0.0
@@ -148,8 +148,9 @@ class Concept:
         return self.range[1]
 
     def ids(self, role: str) -> tuple[str, ...]:
-        """Item ids in tables of that role, of the concept and its parts."""
-        return (*_ids(self.items, role), *(item for part in self.parts for item in part.ids(role)))
+        """Item ids in tables of that role, of the concept and its parts; see `items` for "meds"."""
+        own = (*_ids(self.items, role), *(item for part in self.parts for item in part.ids(role)))
+        return own if own or role != "meds" else (*self.ids("chart"), *self.ids("laboratory"))
 
     def wanted(self, role: str) -> tuple[str, ...]:
         """Item ids to read of tables of that role, also those that `prepare` needs beside them."""
@@ -251,8 +252,7 @@ class CohortDefinition:
     @cached_property
     def owner(self) -> dict[str, Concept]:
         """The concept that each readable name belongs to."""
-        parts = {part.name: concept for concept in self.concepts.values() for part in concept.parts}
-        return {**self.concepts, **parts}
+        return {name: c for c in self.concepts.values() for name in (c.name, *(part.name for part in c.parts))}
 
     @cached_property
     def units(self) -> dict[str, str]:

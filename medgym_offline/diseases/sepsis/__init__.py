@@ -32,10 +32,7 @@ _CHARTED = (
     Channel("lactate", relative=0.05, gap=12.0, spread=0.76, between=0.94, never=0.12, delay=0.5),
 )
 
-VIEWS = {
-    "noisy": View(tuple(Channel(c.component, c.error, c.relative) for c in _CHARTED)),
-    "charted": View(_CHARTED),
-}
+VIEWS = {"noisy": View(tuple(Channel(c.component, c.error, c.relative) for c in _CHARTED)), "charted": View(_CHARTED)}
 
 
 # Centers and scales are about those of the release's cohort, which its bank stores.
@@ -54,16 +51,10 @@ COMPONENTS = (
 )
 BALANCE, SHOCK = 6, 7
 
+_FINE = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)  # near zero, where doses of vasopressor matter
 TREATMENTS = (
     Treatment("fio2", "%", 21.0, 100.0, upper_range=(100.0, 100.0), label="inspired oxygen"),
-    Treatment(
-        "vasopressor",
-        "mcg/kg/min norepinephrine equivalents",
-        0.0,
-        0.75,
-        upper_range=(0.3, 1.5),
-        levels=(0.0, 0.02, 0.05, 0.1, 0.2, 0.4),  # fine near zero, where doses matter
-    ),
+    Treatment("vasopressor", "mcg/kg/min norepinephrine equivalents", 0.0, 0.75, upper_range=(0.3, 1.5), levels=_FINE),
     Treatment(
         "fluids", "mL/h", 0.0, 1100.0, 100.0, upper_range=(500.0, 2000.0), levels=(0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
     ),
@@ -102,37 +93,24 @@ _ABOVE = "time above {} mmol/L, 0.25 h grid"
 METRICS = (
     Metric("lactate_mean", "Lactate", "mmol/L", -1, 2, "mean over the hours 0..96", _mean),
     Metric("lactate_clearance_6h", "Clearance at 6 h", "%", 1, 1, "100 (l(0) - l(6)) / l(0)", _clearance),
-    *(
-        Metric(
-            f"hours_lactate_above_{n}",
-            f"Lactate above {n}",
-            "h",
-            -1,
-            1,
-            _ABOVE.format(n),
-            partial(_hours_above, level=n),
-        )
-        for n in (2, 4)
-    ),
+    Metric("hours_lactate_above_2", "Lactate above 2", "h", -1, 1, _ABOVE.format(2), partial(_hours_above, level=2)),
+    Metric("hours_lactate_above_4", "Lactate above 4", "h", -1, 1, _ABOVE.format(4), partial(_hours_above, level=4)),
     Metric("vasopressor_total", "Vasopressor", "mg/kg", 0, 2, "norepinephrine equivalents given in 96 h", _vasopressor),
     Metric("fluids_total", "Fluids", "L", 0, 1, "fluids given in 96 h", _fluids),
 )
 
+
+# Reference interval: 96 h / 20. Remission, chosen: less than the change of SOFA that defines sepsis, for half a day.
+PROCESS = base.Process(
+    96.0, min_interval=0.5, max_interval=36.0, decisions=20, settled=20.0, reference_interval=4.8, remission=(2.0, 12.0)
+)
 
 DISEASE = base.Disease(
     name="sepsis",
     label="sepsis",
     components=COMPONENTS,
     treatments=TREATMENTS,
-    process=base.Process(
-        horizon=96.0,
-        min_interval=0.5,
-        max_interval=36.0,
-        decisions=20,
-        settled=20.0,
-        reference_interval=4.8,  # 96 h / 20
-        remission=(2.0, 12.0),  # chosen: less than the change of SOFA that defines sepsis, for half a day
-    ),
+    process=PROCESS,
     severity=base.Severity(
         "sofa",
         "SOFA surrogate",
@@ -175,7 +153,7 @@ DISEASE = base.Disease(
     bank="sepsis-v0",
     environments={"SepsisTwin-v0": {"bank": "sepsis-twin-v0", "world": "true"}},
     # Torch and polars are imported when they are asked for.
-    truth_facts=lambda bank: resolve_name(f"{__name__}.truth:truth_checks")(bank),
+    truth_facts=lambda bank: resolve_name(f"{__name__}.twin_bank:truth_checks")(bank),
     model=partial(resolve_name, f"{__name__}.model:MODEL"),
     cohort=partial(resolve_name, f"{__name__}.cohort:COHORT"),
     caution="The SOFA surrogate is smooth, has no coagulation term and reads oxygenation from SpO2.",

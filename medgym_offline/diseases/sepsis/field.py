@@ -176,10 +176,8 @@ class FieldParameters(StackedTensors):
         """(P, 8) rough linear rates per hour: mean reversion plus the physics' own pull."""
         k = Rates(*self.k.unbind(-1))
         zero = torch.zeros_like(k.pao2_to_fio2)
-        physics = torch.stack(
-            [k.spo2_to_pao2, k.pao2_to_fio2, 0.5 * k.bilirubin_clearance, zero, zero, 0.5 * k.lactate_clearance], -1
-        )
-        rates = self.reversion + physics
+        cleared = (0.5 * k.bilirubin_clearance, zero, zero, 0.5 * k.lactate_clearance)
+        rates = self.reversion + torch.stack([k.spo2_to_pao2, k.pao2_to_fio2, *cleared], -1)
         shock = 1.0 / self.need[:, 2:]
         rates = rates.expand(shock.shape[0], -1)
         return torch.cat([rates, torch.zeros_like(shock), shock], -1)
@@ -244,9 +242,8 @@ def field(disease: Disease, scales: Scales, physics: Physics, params: FieldParam
     k = Rates(*params.k.unsqueeze(1).unbind(-1))
     low_spo2, high_lactate = _soft(-spo2), _soft(lactate)
 
-    d_pao2 = (
-        k.pao2_to_fio2 * (physics.fio2_gain * fio2 - pao2) - k.pao2_by_lactate * lactate + k.pao2_by_fluids * fluids
-    )
+    sustained = physics.fio2_gain * fio2
+    d_pao2 = k.pao2_to_fio2 * (sustained - pao2) - k.pao2_by_lactate * lactate + k.pao2_by_fluids * fluids
     d_spo2 = k.spo2_to_pao2 * (pao2 - spo2)
     d_gcs = -k.gcs_by_lactate * high_lactate - k.gcs_by_hypoxia * low_spo2
     d_lactate = 0.05 * low_spo2 - k.lactate_clearance * high_lactate - k.lactate_by_fluids * fluids

@@ -33,10 +33,7 @@ from medgym_offline.seeds import derive_seed, generator
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.data import FitData
 
-__all__ = [
-    "MODEL", "NeedPrior", "SepsisModel", "draw_response", "draw_threshold", "estimate_need", "prior_bank",
-    "prior_parameters", "shock_course",
-]  # fmt: skip
+__all__ = ["MODEL", "NeedPrior", "SepsisModel", "estimate_need", "prior_bank", "shock_course"]
 
 TAUS = np.array([6.0, 9.0, 13.0, 18.0, 25.0, 30.0])
 LACTATE_SHARE = 0.35
@@ -61,12 +58,7 @@ class NeedPrior:
 
 
 def estimate_need(
-    data: FitData,
-    hours: np.ndarray,
-    physics: Physics,
-    root: int,
-    prior: NeedPrior | None = None,
-    recency: float = 0.0,
+    data: FitData, hours: np.ndarray, physics: Physics, root: int, prior: NeedPrior | None = None, recency: float = 0.0
 ) -> np.ndarray:
     """(P, 3) n_base, n_shock, tau from the charted hours in `hours`, with prior draws from stream `root`.
 
@@ -82,8 +74,7 @@ def estimate_need(
     mean = np.array([prior.base, prior.shock])
     patients, count = data.u.shape[:2]
     time = np.arange(count)
-    use = (hours if hours.ndim == 2 else np.broadcast_to(hours, (patients, count))).astype(float)
-    use = use * (time[None] < data.length[:, None])
+    use = np.broadcast_to(hours, (patients, count)) * (time[None] < data.length[:, None]).astype(float)
     if recency:
         age = (use * time).max(1, keepdims=True) - time
         use = use * np.exp(-np.maximum(age, 0.0) / recency)
@@ -167,20 +158,11 @@ def prior_parameters(root: int, patients: Sequence[str]) -> FieldParameters:
         bound = (3.0 / inputs) ** 0.5
         return tensor(np.stack([g.uniform(-bound, bound, (inputs, outputs)) for g in streams]))
 
-    return FieldParameters(
-        k=tensor(k),
-        set_point=tensor(set_point),
-        reversion=tensor(reversion),
-        need=tensor(need),
-        response=tensor(draw_response(root, patients)),
-        threshold=tensor(draw_threshold(root, patients)),
-        w1=weights(6, hidden),
-        b1=torch.zeros(count, 1, hidden),
-        w2=weights(hidden, hidden),
-        b2=torch.zeros(count, 1, hidden),
-        w3=0.3 * weights(hidden, 6),
-        b3=torch.zeros(count, 1, 6),
-    )
+    numbers = (k, set_point, reversion, need, draw_response(root, patients), draw_threshold(root, patients))
+    zeros, last = torch.zeros(count, 1, hidden), torch.zeros(count, 1, 6)
+    residual = (weights(6, hidden), zeros, weights(hidden, hidden), zeros.clone(), 0.3 * weights(hidden, 6), last)
+    parts = [*map(tensor, numbers), *residual]
+    return FieldParameters(*parts)
 
 
 @own_defaults()
@@ -192,31 +174,22 @@ def prior_bank(patients: int = 8, seed: int = 0) -> SimulatorBank:
     ids = tuple(f"prior/{i}" for i in range(patients))
     scales = DISEASE.default_scales()
     noise = torch.tensor([c.noise for c in DISEASE.components]).repeat(patients, 1)
-    worlds = {}
-    for name in ("own", "crossfit"):
-        root = derive_seed(seed, "prior-bank", name)
-        starts = [generator(seed, "prior-start", p).normal(size=6) for p in ids]
-        physiology = 0.5 * np.stack(starts) + np.array([-0.6, -0.4, 0.3, -0.5, -0.7, 1.0])
-        initial = np.concatenate([physiology, np.zeros((patients, 1)), np.ones((patients, 1))], 1)
-        lower, upper = scales.bounds(DISEASE)
-        state = torch.tensor(np.clip(initial, lower, upper).astype(np.float32))
-        worlds[name] = World(prior_parameters(root, ids), noise, state)
-    one = prior_parameters(derive_seed(seed, "prior-bank", "population"), ["population"])
-    population = World(one, noise[:1], worlds["own"].initial.mean(0, keepdim=True))
+    starts = [generator(seed, "prior-start", p).normal(size=6) for p in ids]
+    physiology = 0.5 * np.stack(starts) + np.array([-0.6, -0.4, 0.3, -0.5, -0.7, 1.0])
+    initial = np.concatenate([physiology, np.zeros((patients, 1)), np.ones((patients, 1))], 1)
+    state = torch.tensor(np.clip(initial, *scales.bounds(DISEASE)).astype(np.float32))
+
+    def drawn(name: str, people: Sequence[str]) -> FieldParameters:
+        return prior_parameters(derive_seed(seed, "prior-bank", name), people)
+
+    worlds = {name: World(drawn(name, ids), noise, state) for name in ("own", "crossfit")}
+    population = World(drawn("population", ["population"]), noise[:1], state.mean(0, keepdim=True))
     hours = np.arange(96.0)
     vaso = np.stack([0.2 * generator(seed, "prior-clinician", p).uniform() * np.exp(-hours / 24.0) for p in ids])
     clinician = np.stack([np.full_like(vaso, 0.4), vaso, np.broadcast_to(0.3 * np.exp(-hours / 12.0), vaso.shape)], 2)
-    return SimulatorBank(
-        name=f"prior-{patients}-{seed}",
-        patients=ids,
-        scales=scales,
-        physics=Physics(),
-        world_data=worlds,
-        population_data=population,
-        clinician_treatment=torch.tensor(clinician.astype(np.float32)),
-        disease=DISEASE,
-        metadata={"source": "prior draws, fitted to nobody", "seed": seed},
-    )
+    given, facts = torch.tensor(clinician.astype(np.float32)), {"source": "prior draws, fitted to nobody", "seed": seed}
+    name = f"prior-{patients}-{seed}"
+    return SimulatorBank(name, ids, DISEASE, scales, worlds, given, Physics(), population, metadata=facts)
 
 
 class SepsisModel:

@@ -37,6 +37,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.scales import Scales, stack_last
@@ -47,9 +48,7 @@ from medgym_offline.seeds import generator
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.stack import StackedTensors
 
-__all__ = [
-    "NOISE", "TwinField", "TwinPatients", "WIDE", "bare_bank", "draw_twin", "perfusion_gap", "true_world", "twin_ids",
-]  # fmt: skip
+__all__ = ["TwinField", "TwinPatients", "WIDE", "bare_bank", "draw_twin", "true_world", "twin_ids"]
 
 NOISE = (1.1, 0.15, 0.025, 0.8, 4.5, 0.07, 0.0, 0.07)
 """Process noise of the records, SD per square root of an hour: SpO2 %, ln PaO2, ln(1 + bilirubin), GCS,
@@ -105,10 +104,10 @@ class TwinField(StackedTensors):
         fill = torch.tanh(balance / 3.0)
         over = _overload(balance, w)
         acid = _hill_of_log(log_lactate, 6.0, 3.0)
-        gap = _softplus(_perfusion_gap(self, v, fill, over, acid, log_f, log_m), 6.0)
+        gap = softplus(_perfusion_gap(self, v, fill, over, acid, log_f, log_m), 6.0)
         hypoperfused = _hill(gap, 0.45, 2.0)
         ischaemia = _hill(v, c_ischaemia * (1.0 + 0.35 * fill), 4.0)
-        hypoxia = _hill(_softplus(92.0 - spo2, 1.0), 6.0, 2.0)
+        hypoxia = _hill(softplus(92.0 - spo2, 1.0), 6.0, 2.0)
         liver = _hill(bili, 8.0, 2.0)
         sick = _hill_of_log(log_m, 1.2, 2.0)
 
@@ -154,12 +153,8 @@ def _log_of_number(number: float, dtype: torch.dtype, device: torch.device) -> T
         return torch.log(torch.tensor(number, dtype=dtype, device=device))
 
 
-def _softplus(z: Tensor, beta: float) -> Tensor:
-    return torch.nn.functional.softplus(z, beta=beta)
-
-
 def _overload(balance: Tensor, threshold: Tensor) -> Tensor:
-    return _hill(_softplus(balance - threshold, 2.0), 3.0, 2.0)
+    return _hill(softplus(balance - threshold, 2.0), 3.0, 2.0)
 
 
 def perfusion_gap(params: TwinField, physical: Tensor, dose: Tensor) -> Tensor:
@@ -208,7 +203,7 @@ def draw_twin(root: int, patients: Sequence[str], spread: float = 1.0) -> tuple[
     def lognormal(median: float, sd: float, column: int, loading: float = 0.0) -> np.ndarray:
         return median * np.exp(sd * z[:, column] + loading * sick)
 
-    columns = {
+    drawn = {
         "q": lognormal(225.0, 0.36, 2, -0.2),
         "s": 0.2 + 1.2 * z[:, 3],
         "w": lognormal(2.5, 0.35, 4),
@@ -232,10 +227,8 @@ def draw_twin(root: int, patients: Sequence[str], spread: float = 1.0) -> tuple[
         "urine": lognormal(3.0, 0.2, 21),
         "lactate": lognormal(5.0, 0.25, 22),
     }
-    groups = {
-        group: torch.tensor(np.stack([columns[n] for n in names], 1).astype(np.float32))
-        for group, names in PARAMETERS.items()
-    }
+    columns = ((group, np.stack([drawn[name] for name in names], 1)) for group, names in PARAMETERS.items())
+    groups = {group: torch.tensor(values.astype(np.float32)) for group, values in columns}
     return TwinField(**groups), np.clip(1.1 * np.exp(0.35 * z[:, 23] + 0.25 * sick), 0.3, 3.0)
 
 
@@ -286,19 +279,13 @@ def true_world(root: int, patients: Sequence[str], scales: Scales, spread: float
 
 
 def bare_bank(patients: Sequence[str], scales: Scales, world: World) -> SimulatorBank:
-    return SimulatorBank(
-        name="twin",
-        patients=tuple(patients),
-        scales=scales,
-        physics=Physics(),
-        world_data={"true": world},
-        clinician_treatment=torch.zeros(len(patients), 96, 3),
-        disease=DISEASE,
-    )
+    """A bank of the twin's true patients, whom no clinician treats."""
+    untreated = torch.zeros(len(patients), 96, 3)
+    return SimulatorBank("twin", tuple(patients), DISEASE, scales, {"true": world}, untreated, Physics())
 
 
 class TwinPatients:
-    """A bank's true patients for `medgym_offline.diseases.sepsis.cohort.synthetic`: see `People` there.
+    """A bank's true patients for `medgym_offline.diseases.sepsis.cohort.synthetic`: see `live` there.
 
     Args:
         bank: A bank in its world "true".

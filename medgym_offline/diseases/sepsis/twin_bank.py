@@ -49,10 +49,7 @@ from medgym_offline.simulators.files import ship
 from medgym_offline.simulators.fit import fit_alone
 from medgym_offline.simulators.forecast import follow
 
-__all__ = [
-    "Model", "TrueCases", "bank_model", "build_twin", "score", "scratch_world", "true_cases", "truth_checks",
-    "twin_cohort",
-]  # fmt: skip
+__all__ = ["Model", "TrueCases", "bank_model", "build_twin", "score", "true_cases", "truth_checks", "twin_cohort"]
 
 LEADS = (4, 24)
 STARTS = list(range(0, 72, 6))
@@ -159,10 +156,7 @@ def score(model: Model, cases: TrueCases, variables: Sequence[str]) -> dict[str,
 
 
 def _named(values: Tensor, variables: Sequence[str]) -> dict[str, float]:
-    return {
-        "mean": round(float(values.mean()), 4),
-        **{n: round(float(v), 4) for n, v in zip(variables, values)},
-    }
+    return {"mean": round(float(values.mean()), 4), **{n: round(float(v), 4) for n, v in zip(variables, values)}}
 
 
 def truth_checks(bank: SimulatorBank, seed: int = 1, scratch: SimulatorBank | None = None) -> dict[str, Any]:
@@ -195,9 +189,8 @@ def twin_cohort(patients: int, seed: int, spread: float = 1.0) -> tuple[Cohort, 
 
 def scratch_world(cohort: Cohort, bank: SimulatorBank, recipe: BankRecipe, show: bool = True) -> World:
     """Ind fitted from scratch: the `own` world's records, needs and draws, no population and no pull towards one."""
-    data = fit_data(cohort.to_grid(1.0, DISEASE.process.horizon), DISEASE, bank.scales).restrict(
-        block_steps(0, DISEASE)
-    )
+    grid = cohort.to_grid(1.0, DISEASE.process.horizon)
+    data = fit_data(grid, DISEASE, bank.scales).restrict(block_steps(0, DISEASE))
     own = bank.current("own")
     params = own.params
     assert isinstance(params, FieldParameters)
@@ -220,7 +213,7 @@ def build_twin(recipe: BankRecipe, scratch: bool = True, show: bool = True) -> S
         show: Progress on standard error.
 
     Returns:
-        A bank with worlds own, crossfit and true; `metadata["truth"]` has the checks of `truth.truth_checks`.
+        A bank with worlds own, crossfit and true; `metadata["truth"]` has those of :func:`truth_checks`.
     """
     if recipe.patients < 1:
         raise BankError(f"recipe {recipe.name!r}: a twin needs `patients`, how many to draw")

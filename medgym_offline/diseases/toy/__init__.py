@@ -28,6 +28,10 @@ def _low(glucose: Array) -> Array:
     return namespace(glucose).clip((80.0 - glucose) / 10.0, 0.0, 1.0)
 
 
+COST = base.Cost(
+    "low", "glucose", 70.0, "below", lambda _, end: _low(end), _low, definition="1 where glucose ends below 70 mg/dL"
+)
+
 DISEASE = base.Disease(
     name="toy",
     label="the toy disease",
@@ -45,17 +49,7 @@ DISEASE = base.Disease(
     severity=base.Severity(
         "risk", "risk of glucose", "points", lambda state, dose: risk(state[..., 0]), definition="the risk of a glucose"
     ),
-    costs=(
-        base.Cost(
-            "low",
-            "glucose",
-            70.0,
-            "below",
-            lambda _, end: _low(end),
-            _low,
-            definition="1 where glucose ends below 70 mg/dL",
-        ),
-    ),
+    costs=(COST,),
     views={
         # Chosen: a meter that errs by 5 %, at every decision, or every three hours or so with a delay of half an hour.
         "noisy": base.View((base.Channel("glucose", relative=0.05),)),

@@ -37,14 +37,8 @@ def records(patients: int = 6, seed: int = 0) -> Cohort:
     """A day of records: glucose measured every hour with 5 % error, insulin set every two hours by a rule with
     errors."""
     names = [f"toy/{i}" for i in range(patients)]
-    bank = SimulatorBank(
-        name="toy-truth",
-        patients=tuple(names),
-        disease=DISEASE,
-        scales=DISEASE.default_scales(),
-        world_data={"true": true_world(seed, names)},
-        clinician_treatment=torch.zeros(patients, 24, 1),
-    )
+    worlds, untreated = {"true": true_world(seed, names)}, torch.zeros(patients, 24, 1)
+    bank = SimulatorBank("toy-truth", tuple(names), DISEASE, DISEASE.default_scales(), worlds, untreated)
     streams = [generator(seed, "toy-records", name) for name in names]
     x, dose, hour = bank.initial_state().unsqueeze(1), np.zeros(patients), torch.ones(patients, 1)
     rows: list[tuple[str, str, float, float | None, float]] = []

@@ -155,7 +155,7 @@ def test_score_by_hand(bank):
 
 
 def test_mistakes_are_named(solver_bank):
-    refused(BankError, "no world 'true'", lambda: true_cases(solver_bank))
+    refused(BankError, "no world 'true'", lambda: SEPSIS.truth_facts(solver_bank))
     refused(BankError, "is fitted", lambda: TwinPatients(solver_bank))
     refused(BankError, "how many to draw", lambda: build_twin(replace(BankRecipe("sepsis-x"), patients=0)))
     for spread in (-1.0, float("nan"), "wide"):

@@ -1,5 +1,5 @@
 """Sepsis cohorts: what they hold (`COHORT`), their odd cases, and synthetic records of patients with known dynamics."""
 
-from medgym_offline.diseases.sepsis.cohort.definition import COHORT, VASOPRESSORS
+from medgym_offline.diseases.sepsis.cohort.definition import COHORT
 
-__all__ = ["COHORT", "VASOPRESSORS"]
+__all__ = ["COHORT"]

@@ -11,11 +11,9 @@ from medgym_offline.diseases.concepts import CohortDefinition, Concept, Derived,
 from medgym_offline.diseases.sepsis.cohort import rules
 from medgym_offline.diseases.sepsis.cohort.normalized import NormalizedTables
 
-__all__ = ["COHORT", "INSENSIBLE_LITRES_PER_HOUR", "ROOM_AIR", "URINE_CAP", "VASOPRESSORS"]
+__all__ = ["COHORT"]
 
-ROOM_AIR = 21.0
-URINE_CAP = 5000.0
-INSENSIBLE_LITRES_PER_HOUR = rules.INSENSIBLE_LITRES_PER_HOUR
+_ROOM_AIR, _URINE_CAP = 21.0, 5000.0
 
 _MASS = "mcg/kg/min"
 #: Drug -> equivalent, limit, items of orders, other names. Equivalents: Goradia et al. 2020, as in mimic-code's
@@ -45,21 +43,13 @@ _DRUGS: dict[str, tuple[float, float, str, str]] = {
 
 
 def _drug(name: str, equivalent: float, limit: float, items: str, names: str) -> Part:
-    by_unit = name == "vasopressin"
-    return Part(
-        name=name,
-        unit="U/min" if by_unit else _MASS,
-        factor=equivalent,
-        limit=limit,
-        mistaken="U/h" if by_unit else "mcg/min",
-        units=(Unit("U/h", 1 / 60),) if by_unit else (Unit("mcg/min", per_patient=True), Unit("mg/kg/min", 1000.0)),
-        names=tuple(names.split()),
-        items={"input": items},
-        ordered_in="U/h" if by_unit else "",
-    )
+    also, ids = tuple(names.split()), {"input": items}
+    if name == "vasopressin":
+        return Part(name, "U/min", equivalent, limit, "U/h", (Unit("U/h", 1 / 60),), also, ids, ordered_in="U/h")
+    units = (Unit("mcg/min", per_patient=True), Unit("mg/kg/min", 1000.0))
+    return Part(name, _MASS, equivalent, limit, "mcg/min", units, also, ids)
 
 
-VASOPRESSORS = tuple(_drug(name, *row) for name, row in _DRUGS.items())
 #: The list of the AI Clinician study (Komorowski et al. 2018), its typo "3000630061" read as 30006 and 30061:
 #: crystalloids, colloids and blood products. Dextrose 5 % alone is not among them.
 _FLUIDS = (
@@ -68,6 +58,9 @@ _FLUIDS = (
     "30179 30190 30143 30160 30008 30168 30186 30211 30353 30159 30007 30185 30063 30094 30352 30014 30011 30210 46493 "
     "45399 46516 40850 30176 30161 30381 30315 42742 30180 46087 41491 30004 42698 42244"
 )
+_OF_BILIRUBIN = (Unit("umol/L", 1.0 / 17.104),)
+#: Lactate carries one charge: a milliequivalent is a millimole.
+_OF_LACTATE = (Unit("mg/dL", 1.0 / 9.008), Unit("mEq/L"))
 _VOLUMES = (Unit("mL", amount=True), Unit("L", 1000.0, amount=True))
 #: Sodium bicarbonate 8.4 %, where a milliequivalent is a millilitre.
 _BICARBONATE = Unit("mEq", amount=True, items=("220995", "227533", "30030"))
@@ -93,14 +86,7 @@ _VARIABLES = (
         beside={"laboratory": rules.SPECIMENS},
         prepare=rules.arterial,
     ),
-    _lasting(
-        "bilirubin",
-        "mg/dL",
-        range=(0.05, 80.0),
-        usual=(0.1, 12.0),
-        units=(Unit("umol/L", 1.0 / 17.104),),
-        items={"laboratory": "50885"},
-    ),
+    _lasting("bilirubin", "mg/dL", (0.05, 80.0), (0.1, 12.0), units=_OF_BILIRUBIN, items={"laboratory": "50885"}),
     _lasting(
         "gcs",
         "points",
@@ -124,33 +110,25 @@ _VARIABLES = (
         beside={"output": rules.IRRIGANT},
         prepare=rules.urine_records,
         spot=True,
-        cap=URINE_CAP,
+        cap=_URINE_CAP,
         record_limit=5000.0,
         merge_hours=0.75,
         gap_hours=rules.URINE_GAP_HOURS,
     ),
-    # Lactate carries one charge: a milliequivalent is a millimole.
-    _lasting(
-        "lactate",
-        "mmol/L",
-        range=(0.1, 40.0),
-        usual=(0.4, 9.0),
-        units=(Unit("mg/dL", 1.0 / 9.008), Unit("mEq/L")),
-        items={"laboratory": "50813"},
-    ),
+    _lasting("lactate", "mmol/L", (0.1, 40.0), (0.4, 9.0), units=_OF_LACTATE, items={"laboratory": "50813"}),
 )
 _TREATMENTS = (
     # Charted gaps have median 3 h and 95th percentile 6 h: 12 h bridges every real one.
     _lasting(
         "fio2",
         "%",
-        range=(ROOM_AIR, 100.0),
-        usual=(ROOM_AIR, 100.0),
+        range=(_ROOM_AIR, 100.0),
+        usual=(_ROOM_AIR, 100.0),
         gridding="held",
         units=(Unit("fraction", 100.0),),
         items={"chart": "190 3420 3422 223835", "laboratory": "50816"},
         fraction=True,
-        background=ROOM_AIR,
+        background=_ROOM_AIR,
         hold_hours=12.0,
     ),
     # Unread: free-form CareVue items with the dose in the amount, as mimic-code notes.
@@ -160,7 +138,7 @@ _TREATMENTS = (
         range=(0.0, 20.0),
         usual=(0.003, 3.0),
         gridding="infusion",
-        parts=VASOPRESSORS,
+        parts=tuple(_drug(name, *row) for name, row in _DRUGS.items()),
         prepare=rules.hourly_vasopressin,
         mistaken="mcg/min",
         unread={"42273": "vasopressin unit/min", "42802": "VASOPRESSIN CC/HR."},
@@ -217,12 +195,12 @@ COHORT = CohortDefinition(
         "gcs": "sum of components; the verbal score of an intubated patient, where the source has the words, predicted "
         "from eye and motor (Rutledge 1996, Meredith 1998)",
         "fio2_hold_hours": 12.0,
-        "urine_cap_ml_per_day": URINE_CAP,
+        "urine_cap_ml_per_day": _URINE_CAP,
         "urine_merge_hours": 0.75,
         "urine_max_gap_hours": rules.URINE_GAP_HOURS,
         "fluids": "volume charted (not tonicity-adjusted), as a rate over its interval",
         "fluids_min_hours": 0.25,
-        "insensible_litres_per_hour": INSENSIBLE_LITRES_PER_HOUR,
+        "insensible_litres_per_hour": rules.INSENSIBLE_LITRES_PER_HOUR,
         "lookback_hours": {concept.name: concept.lookback for concept in (*_VARIABLES, *_TREATMENTS)},
         "sepsis": "explicit ICD code: 995.91, 995.92, 785.52, A40, A41, R65.2",
         "death": "in hospital",

@@ -10,8 +10,8 @@ import polars as pl
 from medgym_offline.cohorts.long_table import dataset_name
 from medgym_offline.cohorts.meds import REPEATED_ORDERS
 from medgym_offline.cohorts.names import own_variables, typed_attributes
-from medgym_offline.cohorts.source import Records, Rejections, event_frame, provenance_of
-from medgym_offline.cohorts.tables import collect, column_names, find_table, scan_table, typed
+from medgym_offline.cohorts.source import Records, Rejections, completed, event_frame, provenance_of
+from medgym_offline.cohorts.tables import collect, column_names, find_table, read_table, scan_table, typed
 from medgym_offline.diseases.concepts import CohortDefinition
 from medgym_offline.errors import CohortError
 
@@ -37,7 +37,7 @@ class NormalizedTables:
 
     def matches(self, path: Path) -> bool:
         """Whether all four tables lie in the folder `path`."""
-        return path.is_dir() and all(find_table(path, name) is not None for name in _TABLES)
+        return path.is_dir() and all(find_table(path / name) is not None for name in _TABLES)
 
     def read(self, path: Path, definition: CohortDefinition) -> Records:
         """Read the four tables of folder `path`.
@@ -47,32 +47,31 @@ class NormalizedTables:
         """
         rejections = Rejections()
         stays, dataset = _read_stays(path, rejections)
-        drugs = scan_table(path, "vasopressors", ("stay_id", "t0_h", "t1_h", "neq"), optional=("drug", "dose"))
-        numeric = [c for c in ("t0_h", "t1_h", "neq", "dose") if c in drugs.collect_schema().names()]
-        doses = rejections.distinct(typed(drugs, path / "vasopressors", numeric=numeric), "vasopressor")
-        if {"drug", "dose"} <= set(doses.columns):
-            parts = [part.name for part in definition.concepts["vasopressor"].parts]
-            named = pl.col("drug").is_in(parts) & pl.col("dose").is_not_null()
-            named_value = pl.when(named).then("dose").otherwise("neq")
-            name = pl.when(named).then("drug").otherwise(pl.lit("vasopressor"))
-            doses = doses.with_columns(name=name, value=named_value)
-        else:
-            doses = doses.with_columns(name=pl.lit("vasopressor"), value="neq")
-        volumes = scan_table(path, "fluids", ("stay_id", "t0_h", "t1_h", "ml"), optional=("itemid",))
-        fluids = typed(volumes, path / "fluids", numeric=["t0_h", "t1_h", "ml"])
+        orders, hours = ("stay_id", "t0_h", "t1_h"), {"t0_h": "t_h", "t1_h": "end_h"}
+        drugs = collect(scan_table(path / "vasopressors", (*orders, "neq"), ("drug", "dose")), path / "vasopressors")
+        drugs = completed(drugs, dict.fromkeys(("drug", "dose"), pl.String))
+        doses = typed(drugs, path / "vasopressors", numeric=(*hours, "neq", "dose"))
+        parts = [part.name for part in definition.concepts["vasopressor"].parts]
+        named = pl.col("drug").is_in(parts) & pl.col("dose").is_not_null()
+        doses = rejections.distinct(doses, "vasopressor").with_columns(
+            name=pl.when(named).then("drug").otherwise(pl.lit("vasopressor")),
+            value=pl.when(named).then("dose").otherwise("neq"),
+        )
+        volumes = scan_table(path / "fluids", (*orders, "ml"), ("itemid",))
+        fluids = typed(volumes, path / "fluids", numeric=(*hours, "ml"))
         fluids = rejections.distinct(fluids, "fluids", tolerated=REPEATED_ORDERS)
-        hours = {"t0_h": "t_h", "t1_h": "end_h"}
         events = event_frame(
             _observations(path, definition, rejections),
             doses.rename({**hours, "neq": "total"}),
             fluids.rename({**hours, "ml": "value"}).with_columns(name=pl.lit("fluids"), amount=pl.lit(True)),
         )
-        files = [find_table(path, name) for name in _TABLES]
+        files = [find_table(path / name) for name in _TABLES]
         return Records(dataset, stays, events, rejections, provenance_of(self.layout, path, files, dataset))
 
 
 def _observations(path: Path, definition: CohortDefinition, rejections: Rejections) -> pl.DataFrame:
-    observed, where = scan_table(path, "observations", ("stay_id", "var", "t_h", "value")), path / "observations"
+    where = path / "observations"
+    observed = scan_table(where, ("stay_id", "var", "t_h", "value"))
     counts = dict(collect(observed.group_by("var").len(), where).iter_rows())
     counts.pop(_TUBE, None)
     own = own_variables(counts, definition, where, rejections)
@@ -88,12 +87,12 @@ def _observations(path: Path, definition: CohortDefinition, rejections: Rejectio
 
 
 def _read_stays(path: Path, rejections: Rejections) -> tuple[pl.DataFrame, str]:
-    table = find_table(path, "stays")
+    table = find_table(path / "stays")
     names = column_names(table) if table is not None else set()
     flag = next((column for column in _SEPSIS if column in names), None)
     if flag is None:
         raise CohortError(f"{table}: no sepsis flag; add a column 'sepsis' of 0 and 1")
-    frame = collect(scan_table(path, "stays", (*_STAYS, flag)).rename({**_NAMES, flag: "sepsis"}), path / "stays")
+    frame = read_table(path / "stays", (*_STAYS, flag)).rename({**_NAMES, flag: "sepsis"})
     named = re.search(r"mimic-(iii|iv)", path.resolve().name.lower())
     dataset = named.group(0) if named else _SEPSIS[flag] or dataset_name(path.resolve().name, "cohort")
     return typed_attributes(frame, ("sepsis", "died"), path, rejections), dataset

@@ -7,6 +7,7 @@ import polars as pl
 
 from medgym_offline.cohorts.grid import GridCohort, cell_sums, numbered_rows
 from medgym_offline.cohorts.source import Rejections
+from medgym_offline.diseases.sepsis.severity import LACTATE
 
 __all__ = [
     "COMPONENTS", "INSENSIBLE_LITRES_PER_HOUR", "IRRIGANT", "SPECIMENS", "URINE_GAP_HOURS", "arterial", "coma_scale",
@@ -25,7 +26,6 @@ URINE_GAP_HOURS = 12.0
 INSENSIBLE_LITRES_PER_HOUR = 0.04
 #: No patient gets 0.3 U/min of vasopressin: such a "per minute" is an hourly rate with the wrong unit.
 _MINUTELY_LIMIT = 0.3
-_STATES = ("spo2", "pao2", "bilirubin", "gcs", "urine", "lactate")
 
 
 def coma_scale(rows: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
@@ -43,9 +43,8 @@ def coma_scale(rows: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     parts = parts.with_columns(tube=(part == "verbal") & words)
     if parts["text"].null_count() == parts.height:
         unsure = parts.select(((part == "verbal") & (value == 1.0)).sum()).item()
-        rejections.doubt(
-            "gcs: verbal score 1 without its words, so that an intubated patient cannot be told from a mute one", unsure
-        )
+        reason = "gcs: verbal score 1 without its words, so that an intubated patient cannot be told from a mute one"
+        rejections.doubt(reason, unsure)
     highest = part.replace_strict(_HIGHEST, return_dtype=pl.Float64)
     parts = rejections.drop(
         parts,
@@ -67,7 +66,8 @@ def coma_scale(rows: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
 def arterial(rows: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     """Gases without those whose every specimen record says venous or mixed: they say nothing about arterial oxygen.
 
-    Two samples drawn at one minute may share the key: the arterial one is then the one that counts.
+    Two samples drawn at one minute may share the key: the arterial one is then the one that counts. All count of a
+    source that does not say what blood a gas is of.
     """
     rows = rows.with_columns(key=pl.coalesce("key", pl.format("{} {}", "stay_id", "t_h")))
     specimen = pl.col("item").is_in(SPECIMENS.split())
@@ -98,8 +98,7 @@ def hourly_vasopressin(rows: pl.DataFrame, rejections: Rejections) -> pl.DataFra
 
 def severity(stays: pl.DataFrame, grid: GridCohort) -> np.ndarray:
     """(P,) points 0 to 4: sepsis by code, any vasopressor, lactate ever 2 and ever 4."""
-    lactate = _STATES.index("lactate")
-    highest = np.where(grid.mask[:, :, lactate], grid.values[:, :, lactate], -np.inf).max(axis=1)
+    highest = np.where(grid.mask[:, :, LACTATE], grid.values[:, :, LACTATE], -np.inf).max(axis=1)
     code = np.array([bool(flag) for flag in stays["sepsis"].to_list()], dtype=np.int64)
     return np.asarray(code + (grid.treatment[:, :, 1] > 0).any(axis=1) + (highest >= 2.0) + (highest >= 4.0))
 

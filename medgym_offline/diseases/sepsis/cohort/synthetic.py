@@ -29,13 +29,18 @@ import numpy as np
 import polars as pl
 
 from medgym_offline.cohorts.cohort import Cohort
-from medgym_offline.diseases.sepsis.cohort.definition import COHORT, INSENSIBLE_LITRES_PER_HOUR, ROOM_AIR, URINE_CAP
+from medgym_offline.diseases.concepts import Concept
+from medgym_offline.diseases.sepsis.cohort.definition import COHORT
+from medgym_offline.diseases.sepsis.cohort.rules import INSENSIBLE_LITRES_PER_HOUR
 from medgym_offline.diseases.sepsis.twin import TwinPatients
 from medgym_offline.seeds import derive_seed, generator
 
 __all__ = ["CHARTING", "Charting", "Clinician", "Course", "Reading", "chart", "live", "synthetic_cohort"]
 
 _DRAWS = 12  # random numbers an hour
+_KINDS = {"patient": pl.String, "time_h": pl.Float64, "end_h": pl.Float64, "variable": pl.String, "value": pl.Float64}
+#: A value of each of `_KINDS`.
+Row = tuple[str, float, float | None, str, float]
 
 
 @dataclass(frozen=True)
@@ -214,7 +219,7 @@ def live(people: TwinPatients, root: int, purpose: str = "records") -> Course:
     clinician = Clinician(derive_seed(root, "clinician-of", purpose), patients, HORIZON)
     state = people.admit()
     states, doses = [state], []
-    dose = np.tile([ROOM_AIR, 0.0, 0.0], (len(patients), 1))
+    dose = np.tile([concept.background for concept in COHORT.treatments], (len(patients), 1))
     for hour in range(HORIZON):
         z = reading[:, hour]
         seen = Reading(
@@ -239,15 +244,15 @@ def stay_lengths(root: int, patients: Sequence[str]) -> np.ndarray:
     return np.round(np.maximum(108.0 * np.exp(0.95 * z), 24.5 + 6.0 * np.exp(z)), 3)
 
 
-def chart(course: Course, root: int) -> list[tuple[str, float, float | None, str, float]]:
-    """Rows (patient, time_h, end_h, variable, value) that a hospital would have kept of `course`.
+def chart(course: Course, root: int) -> list[Row]:
+    """Rows that a hospital would have kept of `course`.
 
     Urine is the volume since the last record (mL/day equivalent); the sicker the patient, the denser the laboratory
     values (as at the bedside); oxygen and vasopressor intervals end where the dose changes.
     """
     stay = stay_lengths(root, course.patients)
     end = np.minimum(stay, float(HORIZON))
-    rows: list[tuple[str, float, float | None, str, float]] = []
+    rows: list[Row] = []
     hours = np.arange(course.states.shape[1]) / STEPS
     urine = course.states[..., 4]
     voided = np.concatenate([np.zeros((len(urine), 1)), np.cumsum(0.5 * (urine[:, 1:] + urine[:, :-1]) / STEPS, 1)], 1)
@@ -266,11 +271,10 @@ def chart(course: Course, root: int) -> list[tuple[str, float, float | None, str
             else:
                 truth = np.interp(times, hours, course.states[row, :, column])
                 value = truth + error if name in ("spo2", "gcs") else truth * np.exp(error)
-            low, high = COHORT.concepts[name].range
-            value = np.clip(np.round(value, how.decimals), low, min(high, URINE_CAP) if name == "urine" else high)
+            value = np.clip(np.round(value, how.decimals), *COHORT.concepts[name].range)
             rows += [(patient, float(t), None, name, float(v)) for t, v in zip(times, value)]
-        for column, name in enumerate(COHORT.given):
-            rows += _intervals(patient, name, course.doses[row, :, column], float(end[row]))
+        for column, concept in enumerate(COHORT.treatments):
+            rows += _intervals(patient, concept, course.doses[row, :, column], float(end[row]))
     return rows
 
 
@@ -290,19 +294,13 @@ def _times(how: Charting, g: np.random.Generator, end: float, after: bool) -> np
     return np.round(times[times <= limit], 4)
 
 
-def _intervals(
-    patient: str, name: str, dose: np.ndarray, end: float
-) -> list[tuple[str, float, float | None, str, float]]:
+def _intervals(patient: str, concept: Concept, dose: np.ndarray, end: float) -> list[Row]:
     """Charted intervals of one treatment: one for each run of hours at one dose above the background."""
-    background = ROOM_AIR if name == "fio2" else 0.0
     breaks = np.flatnonzero(np.diff(dose)) + 1
     starts = np.concatenate([[0], breaks])
     ends = np.minimum(np.concatenate([breaks, [len(dose)]]), end)
-    return [
-        (patient, float(a), float(b), name, float(dose[a]))
-        for a, b in zip(starts, ends)
-        if dose[a] > background and a < b
-    ]
+    runs = [(a, b) for a, b in zip(starts, ends) if dose[a] > concept.background and a < b]
+    return [(patient, float(a), float(b), concept.name, float(dose[a])) for a, b in runs]
 
 
 def synthetic_cohort(people: TwinPatients, root: int) -> tuple[Cohort, Course]:
@@ -317,13 +315,9 @@ def synthetic_cohort(people: TwinPatients, root: int) -> tuple[Cohort, Course]:
     """
     course = live(people, root)
     rows = chart(course, root)
-    kinds = {"patient": pl.String, "time_h": pl.Float64, "end_h": pl.Float64, "variable": pl.String}
-    table = pl.DataFrame(rows, schema={**kinds, "value": pl.Float64}, orient="row").with_columns(
-        source=pl.lit("synthetic")
-    )
-    stays = pl.DataFrame(
-        {"patient": list(course.patients), "los_h": stay_lengths(root, course.patients), "dataset": "synthetic"}
-    )
+    table = pl.DataFrame(rows, schema=_KINDS, orient="row").with_columns(source=pl.lit("synthetic"))
+    length = stay_lengths(root, course.patients)
+    stays = pl.DataFrame({"patient": list(course.patients), "los_h": length, "dataset": "synthetic"})
     metadata = {
         "license": "MIT, synthetic",
         "provenance": [{"dataset": "synthetic", "layout": "simulated", "folder": "none", "seed": root}],
