@@ -29,6 +29,7 @@ from medgym_offline.errors import DatasetError
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import StackedData
 from medgym_offline.offline.networks import each_member, follow, member_seeds
+from medgym_offline.policies.actor import gated
 from medgym_offline.seeds import generator
 from medgym_offline.stack import StackedMLP
 
@@ -147,7 +148,8 @@ class DiscreteNetworks:
         codebook: a_1 .. a_C, (P, C, A).
         extra: (P, B, d) -> (P, B, C); None is nothing: the score is the value in all but GCQL.
         members: E.
-        gate: As in `StackedActor`.
+        gate: As in `StackedActor`; with it the networks have 2C outputs, values and logits, the choice is among the
+            likely codewords, and it is the critic's in the target too.
     """
 
     critic: StackedMLP
@@ -167,7 +169,18 @@ class DiscreteNetworks:
 
     def _values(self, scores: Tensor, state: Tensor) -> Tensor:
         """Q from f, (P, E, B, C)."""
+        if self.gate is not None:
+            return scores.chunk(2, -1)[0]
         return scores if self.extra is None else scores + self.extra(state)[:, None]
+
+    def _choice(self, scores: Tensor) -> Tensor:
+        """c* by the members' mean of f, the first of equals: (P, E, B, C) -> (P, B)."""
+        mean = scores.mean(1)
+        return (mean if self.gate is None else gated(mean, self.gate)).argmax(-1)
+
+    def chosen(self, state: Tensor) -> Tensor:
+        """c*(s): (P, B, d) -> (P, B)."""
+        return self._choice(each_member(self.critic, state, self.members))
 
     def values_each(self, state: Tensor) -> Tensor:
         """Q(s, .) of each member: (P, B, d) -> (P, E, B, C)."""
@@ -176,14 +189,13 @@ class DiscreteNetworks:
     def target_value(self, state: Tensor) -> Tensor:
         """Qbar(s, c*), c* chosen on the members' mean, the smallest of their values: (P, B, d) -> (P, B)."""
         scores = each_member(self.target, state, self.members)
-        chosen = scores.mean(1).argmax(-1)[:, None, :, None].expand(-1, self.members, -1, 1)
+        chosen = self._choice(scores) if self.gate is None else self.chosen(state)
+        chosen = chosen[:, None, :, None].expand(-1, self.members, -1, 1)
         return self._values(scores, state).gather(-1, chosen).squeeze(-1).amin(1)
 
     def policy(self, state: Tensor) -> Tensor:
-        """The chosen codeword, the first of equals: (P, B, d) -> (P, B, A)."""
-        scores = each_member(self.critic, state, self.members).mean(1)
-        chosen = scores.argmax(-1, keepdim=True)
-        return self.codebook.gather(1, chosen.expand(-1, -1, self.codebook.shape[-1]))
+        """The chosen codeword: (P, B, d) -> (P, B, A)."""
+        return self.codebook.gather(1, self.chosen(state)[..., None].expand(-1, -1, self.codebook.shape[-1]))
 
     def q(self, state: Tensor, action: Tensor) -> Tensor:
         """Q (mean over members) of the codeword nearest to an action: (P, B, d), (P, B, A) -> (P, B)."""
@@ -201,14 +213,14 @@ def build_discrete(
     codebook: Tensor,
     config: OfflineConfig,
     extra: Callable[[Tensor], Tensor] | None = None,
-    heads: int = 1,
+    gate: float | None = None,
 ) -> DiscreteNetworks:
     """Fresh networks, one per seed; a learner's initial weights depend on its own seed alone."""
-    sizes = (state_dim, *[config.hidden] * config.depth, heads * codebook.shape[1])
+    sizes = (state_dim, *[config.hidden] * config.depth, (1 if gate is None else 2) * codebook.shape[1])
     members = member_seeds(seeds, config.ensemble)
     critic, target = (StackedMLP(len(members), sizes, "relu", seeds=members) for _ in range(2))
     target.requires_grad_(False)
-    return DiscreteNetworks(critic, target, codebook, extra, config.ensemble)
+    return DiscreteNetworks(critic, target, codebook, extra, config.ensemble, gate)
 
 
 def _mean_network(net: StackedMLP, members: int) -> StackedMLP:

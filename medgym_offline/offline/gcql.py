@@ -89,7 +89,7 @@ class Ball:
         )
 
     def outside(self, state: Tensor, actions: Tensor) -> Tensor:
-        """g(s, a): (P, B, d), (P, ..., B, A) -> (P, ..., B)."""
+        """g(s, a): (P, B, d), (P, ..., B, A) -> (P, ..., B); actions (P, ..., 1, A) are those of every state."""
         extra = actions.dim() - 3
         x = (self._scale * state[..., : self._columns] - self._middle).square().sum(-1)
         x = x.view(x.shape[0], *[1] * extra, x.shape[1])
@@ -97,13 +97,6 @@ class Ball:
         limit = self.limit.view(-1, *[1] * (extra + 1))
         distance = torch.sqrt(x + (actions[..., : self._actions] - center).square().sum(-1) + 1e-12)
         return torch.relu(distance - limit)
-
-    def words_outside(self, state: Tensor, codebook: Tensor) -> Tensor:
-        """g(s, a_c) of every codeword in every state: (P, B, d), (P, C, A) -> (P, B, C)."""
-        x = (self._scale * state[..., : self._columns] - self._middle).square().sum(-1)
-        words = (codebook - self.center).square().sum(-1)
-        distance = torch.sqrt(x[:, :, None] + words[:, None] + 1e-12)
-        return torch.relu(distance - self.limit[:, None, None])
 
 
 def _mean(z: np.ndarray, present: np.ndarray) -> np.ndarray:

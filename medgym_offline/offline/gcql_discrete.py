@@ -24,6 +24,7 @@ Source: MedGym paper, appendix C.2 (there the distance to the center stands in f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -54,14 +55,14 @@ class DiscreteGCQL(DiscreteCQL):
 
     def build(self, seeds: Sequence[int]) -> DiscreteNetworks:
         """Fresh networks, one per seed."""
-        return build_discrete(seeds, self._widths[0], self.codebook, self.config, self._choice_guard)
+        guard = partial(self._guard, self.config.beta_actor)
+        return build_discrete(seeds, self._widths[0], self.codebook, self.config, guard)
 
-    def _choice_guard(self, state: Tensor) -> Tensor:
-        """beta_a*g of every codeword, (P, B, d) -> (P, B, C), without gradient."""
+    def _guard(self, weight: float, state: Tensor) -> Tensor:
+        """`weight` times g of every codeword, (P, B, d) -> (P, B, C), without gradient."""
         with torch.no_grad():
-            return self.config.beta_actor * self.ball.words_outside(state, self.codebook)
+            return weight * self.ball.outside(state, self.codebook[:, :, None]).mT.contiguous()
 
     def guard(self, batch: Batch) -> Tensor:
         """beta_c*g of every codeword, (P, 1, B, C), without gradient."""
-        with torch.no_grad():
-            return self.config.beta_critic * self.ball.words_outside(batch.state, self.codebook)[:, None]
+        return self._guard(self.config.beta_critic, batch.state)[:, None]
