@@ -27,7 +27,7 @@ from medgym_offline.offline.networks import Objective
 from medgym_offline.offline.rebrac import ReBRAC
 from medgym_offline.offline.td3bc import TD3BC
 
-__all__ = ["ALGORITHMS", "ALIASES", "algorithm_name", "make_objective", "settled"]
+__all__ = ["ALGORITHMS", "algorithm_name", "make_objective", "settled"]
 
 _OBJECTIVES: tuple[type[Objective], ...] = (
     *(BC, DQN, CQL, GCQL, DiscreteDQN, DiscreteCQL, DiscreteGCQL),
@@ -36,13 +36,9 @@ _OBJECTIVES: tuple[type[Objective], ...] = (
 )
 ALGORITHMS = {objective.name: objective for objective in _OBJECTIVES}
 
-ALIASES = {"dqn-continuous": "dqn", "cql-continuous": "cql", "gcql-continuous": "gcql"}
-"""Other names, accepted wherever an algorithm is asked for."""
-
 
 def algorithm_name(name: str) -> str:
-    """The name in `ALGORITHMS` of an algorithm or alias; `UnknownNameError` with the nearest names if there is none."""
-    name = ALIASES.get(name, name)
+    """`name`, if it is in `ALGORITHMS`; else `UnknownNameError` with the nearest names."""
     if name not in ALGORITHMS:
         raise unknown_name("offline algorithm", name, ALGORITHMS)
     return name

@@ -25,7 +25,7 @@ from medgym_offline.offline.networks import Actors, Objective, Step, build_actor
 __all__ = ["BC"]
 
 
-class BC(Objective):
+class BC(Objective[Actors]):
     """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
 
     name = "bc"

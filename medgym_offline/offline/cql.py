@@ -26,13 +26,13 @@ from torch import Tensor
 
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import Batch, StackedData
-from medgym_offline.offline.dqn import DQN
+from medgym_offline.offline.dqn import DQN, C
 from medgym_offline.offline.networks import Networks
 
 __all__ = ["CQL"]
 
 
-class CQL(DQN):
+class CQL(DQN[C]):
     """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
 
     name = "cql"
@@ -56,7 +56,7 @@ class CQL(DQN):
         """Added to Q of every member inside the logsumexp, (P, 1, C, B); nothing in CQL."""
         return 0.0
 
-    def critic_loss(self, networks: Networks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def critic_loss(self, networks: C, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (P,) and numbers to watch, each (P,): "td", "q", "gap" (the conservative bracket)."""
         return self.conservative_loss(networks, batch, self.target(networks, batch))
 

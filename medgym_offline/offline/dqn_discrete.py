@@ -30,7 +30,7 @@ from medgym_offline.offline.networks import Objective, Step
 __all__ = ["DiscreteDQN"]
 
 
-class DiscreteDQN(Objective):
+class DiscreteDQN(Objective[DiscreteNetworks]):
     """Objective of the module's docstring, for P learners at once; every loss is (P,).
 
     Args:

@@ -117,7 +117,7 @@ def _quantile(values: np.ndarray, present: np.ndarray, share: float) -> np.ndarr
     return picked[:, 0] + (at - low) * (picked[:, 1] - picked[:, 0])
 
 
-class GCQL(CQL):
+class GCQL(CQL[Networks]):
     """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
 
     name = "gcql"

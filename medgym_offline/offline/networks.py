@@ -18,7 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -195,7 +195,11 @@ Step = tuple[StackedMLP, float, Callable[[Any, Batch], tuple[Tensor, dict[str, T
 """What one gradient step changes, its step size, and its loss (P,) with numbers to watch (P,)."""
 
 
-class Objective(ABC):
+N = TypeVar("N")
+"""Networks of an objective: `Actors`, `Networks` or `DiscreteNetworks`."""
+
+
+class Objective(ABC, Generic[N]):
     """What P learners minimize, each on its own slice; every loss is (P,).
 
     Args:
@@ -230,10 +234,10 @@ class Objective(ABC):
 
     @abstractmethod
     def build(self, seeds: Sequence[int]) -> Any:
-        """Fresh networks, one per seed: `Actors`, `Networks` or `DiscreteNetworks`."""
+        """Fresh networks `N`, one per seed."""
 
     @abstractmethod
-    def steps(self, networks: Any) -> list[Step]:
+    def steps(self, networks: N) -> list[Step]:
         """The gradient steps of one update, in order: which stack, its step size, and its loss.
 
         A loss takes (networks, batch) and returns (P,) and numbers to watch (P,); "q" among them is the largest |Q|,

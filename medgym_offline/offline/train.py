@@ -59,7 +59,7 @@ def train(
     else is in it changes a learner's result.
 
     Args:
-        algorithm: A name in `ALGORITHMS` or `ALIASES`.
+        algorithm: A name in `ALGORITHMS`.
         transitions: The dataset; timing, decisions and view of the policy are taken from it.
         scope: "ind": one learner per patient on its own episodes; "pop": one learner on all; "clu", "context": as
             `people` says.
