@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from medgym_offline.offline.data import Batch
-from medgym_offline.offline.networks import Actors, Objective, Step, build_actor
+from medgym_offline.offline.networks import Actors, Objective, Step
 
 __all__ = ["BC"]
 
@@ -32,7 +32,7 @@ class BC(Objective[Actors]):
 
     def build(self, seeds: Sequence[int]) -> Actors:
         """Fresh actors, one per seed."""
-        return Actors(actor=build_actor(seeds, *self._widths, self.config))
+        return Actors(actor=self.actor(seeds))
 
     def steps(self, networks: Actors) -> list[Step]:
         """The actor alone."""

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from medgym_offline.offline.data import Batch
-from medgym_offline.offline.discrete import DiscreteNetworks, build_discrete, nearest
+from medgym_offline.offline.discrete import DiscreteNetworks, nearest, picked
 from medgym_offline.offline.dqn_discrete import DiscreteDQN
 from medgym_offline.offline.networks import each_member
 
@@ -41,16 +41,15 @@ class BCQ(DiscreteDQN):
 
     def build(self, seeds: Sequence[int]) -> DiscreteNetworks:
         """Fresh networks, one per seed."""
-        gate = math.log(self.config.threshold)
-        return build_discrete(seeds, self._widths[0], self.codebook, self.config, gate=gate)
+        return self.networks(seeds, gate=math.log(self.config.threshold))
 
     def critic_loss(self, networks: DiscreteNetworks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (P,) and numbers to watch, each (P,): "td", "q" (largest |Q|), "nll" (of the data's codewords)."""
         values, logits = each_member(networks.critic, batch.state, networks.members).chunk(2, -1)
-        code = nearest(self.codebook, batch.action)[:, None, :, None].expand(-1, networks.members, -1, 1)
-        q = values.gather(-1, code).squeeze(-1)
+        code = nearest(self.codebook, batch.action)
+        q = picked(values, code)
         td = (q - self.target(networks, batch)[:, None]).square().mean(2)
-        nll = -torch.log_softmax(logits, -1).gather(-1, code).squeeze(-1).mean(2)
+        nll = -picked(torch.log_softmax(logits, -1), code).mean(2)
         numbers = {"td": td.detach().mean(1), "q": values.detach().abs().amax((1, 2, 3)), "nll": nll.detach().mean(1)}
         return (td + nll + 0.01 * logits.square().mean((2, 3))).sum(1), numbers
 

@@ -19,13 +19,11 @@ Source: Kumar et al. 2020, CQL(H); MedGym paper, appendix C.2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from medgym_offline.offline.config import OfflineConfig
-from medgym_offline.offline.data import Batch, StackedData
+from medgym_offline.offline.data import Batch, Seeds, StackedData
 from medgym_offline.offline.dqn import DQN, C
 from medgym_offline.offline.networks import Networks
 
@@ -37,7 +35,7 @@ class CQL(DQN[C]):
 
     name = "cql"
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: Seeds = 0):
         super().__init__(config, data, seed)
         near_policy, near_data, self.uniforms = config.candidates
         self.normals = near_policy + near_data - 1

@@ -30,8 +30,8 @@ from torch import Tensor
 from medgym_offline.errors import DatasetError
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.cql import CQL
-from medgym_offline.offline.data import Batch, StackedData
-from medgym_offline.offline.networks import Networks, Step, build_networks
+from medgym_offline.offline.data import Batch, Seeds, StackedData
+from medgym_offline.offline.networks import Networks, Step
 from medgym_offline.seeds import derive_seed
 from medgym_offline.stack import StackedMLP
 
@@ -73,7 +73,7 @@ class SafeCQL(CQL[SafeNetworks]):
 
     more = True
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: Seeds = 0):
         super().__init__(config, data, seed)
         for key, (_, mean, least, scale) in zip(data.keys, data.episodes):
             if config.cost_limit * mean < least - 1e-6 * abs(least):
@@ -91,7 +91,7 @@ class SafeCQL(CQL[SafeNetworks]):
     def build(self, seeds: Sequence[int]) -> SafeNetworks:
         """Fresh networks, one per seed."""
         nets = super().build(seeds)
-        cost = build_networks([derive_seed(s, "offline-cost") >> 2 for s in seeds], *self._widths, self.config)
+        cost = super().build([derive_seed(s, "offline-cost") >> 2 for s in seeds])
         multiplier = StackedMLP(len(seeds), (1, 1), seeds=seeds)
         return SafeNetworks(**vars(nets), cost=dataclasses.replace(cost, actor=nets.actor), multiplier=multiplier)
 

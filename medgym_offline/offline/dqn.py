@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from medgym_offline.offline.data import Batch
-from medgym_offline.offline.networks import Networks, Objective, Step, build_networks
+from medgym_offline.offline.networks import Networks, Objective, Step
 
 __all__ = ["DQN", "C"]
 
@@ -46,10 +46,13 @@ class DQN(Objective[C]):
     """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
 
     name = "dqn"
+    activation = "relu"
+    """Of the critics."""
 
     def build(self, seeds: Sequence[int]) -> Any:
         """Fresh networks, one per seed."""
-        return build_networks(seeds, *self._widths, self.config)
+        critic, target = self.critics(seeds, 1, self.activation, self._widths[1])
+        return Networks(critic=critic, target=target, actor=self.actor(seeds), members=self.config.ensemble)
 
     def steps(self, networks: C) -> list[Step]:
         """Critic first, then the actor."""

@@ -40,15 +40,14 @@ outside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.diseases.base import CLOCKS
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.cql import CQL
-from medgym_offline.offline.data import Batch, StackedData
+from medgym_offline.offline.data import Batch, Seeds, StackedData
 from medgym_offline.offline.networks import Networks
 
 __all__ = ["Ball", "GCQL"]
@@ -69,7 +68,7 @@ class Ball:
 
     def __init__(self, config: OfflineConfig, data: StackedData):
         d, a = data.state_dim, data.action_dim
-        self._columns = data.described_dim
+        self._columns = d - len(CLOCKS)
         self._actions = a if config.guard == "pair" else 0
         self._scale = data.scale[..., : self._columns]
         present = data.present.numpy()
@@ -122,7 +121,7 @@ class GCQL(CQL[Networks]):
 
     name = "gcql"
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: Seeds = 0):
         super().__init__(config, data, seed)
         self.ball = Ball(config, data)
 

@@ -32,8 +32,8 @@ from torch import Tensor
 from medgym_offline.errors import MedGymError
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.cql_discrete import DiscreteCQL
-from medgym_offline.offline.data import Batch, StackedData
-from medgym_offline.offline.discrete import DiscreteNetworks, build_discrete
+from medgym_offline.offline.data import Batch, Seeds, StackedData
+from medgym_offline.offline.discrete import DiscreteNetworks
 from medgym_offline.offline.gcql import Ball
 
 __all__ = ["DiscreteGCQL"]
@@ -44,7 +44,7 @@ class DiscreteGCQL(DiscreteCQL):
 
     name = "gcql-discrete"
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: Seeds = 0):
         if config.beta_target or config.guard != "pair":
             raise MedGymError(
                 "gcql-discrete: its guard is on state-action pairs, in the logsumexp and the choice; leave guard and "
@@ -55,8 +55,7 @@ class DiscreteGCQL(DiscreteCQL):
 
     def build(self, seeds: Sequence[int]) -> DiscreteNetworks:
         """Fresh networks, one per seed."""
-        guard = partial(self._guard, self.config.beta_actor)
-        return build_discrete(seeds, self._widths[0], self.codebook, self.config, guard)
+        return self.networks(seeds, partial(self._guard, self.config.beta_actor))
 
     def _guard(self, weight: float, state: Tensor) -> Tensor:
         """`weight` times g of every codeword, (P, B, d) -> (P, B, C), without gradient."""

@@ -54,10 +54,8 @@ class IQL(AWAC[ValueNetworks]):
 
     def build(self, seeds: Sequence[int]) -> ValueNetworks:
         """Fresh networks, one per seed."""
-        nets, config = super().build(seeds), self.config
-        sizes = (self._widths[0], *[config.hidden] * config.depth, 1)
-        value = StackedMLP(len(seeds), sizes, "relu", seeds=[derive_seed(s, "offline-value") for s in seeds])
-        return ValueNetworks(**vars(nets), value=value)
+        value = self.network([derive_seed(s, "offline-value") for s in seeds], 1)
+        return ValueNetworks(**vars(super().build(seeds)), value=value)
 
     def steps(self, networks: ValueNetworks) -> list[Step]:
         """V, critic, actor."""

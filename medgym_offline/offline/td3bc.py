@@ -20,15 +20,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from medgym_offline.offline.config import OfflineConfig
-from medgym_offline.offline.data import Batch, StackedData
+from medgym_offline.offline.data import Batch, Seeds, StackedData
 from medgym_offline.offline.dqn import DQN, C
-from medgym_offline.offline.networks import Networks, build_actor, build_networks, follow
+from medgym_offline.offline.networks import Networks, follow
 from medgym_offline.stack import StackedMLP
 
 __all__ = ["TD3BC", "TD3Networks", "TwinDQN", "relative"]
@@ -37,14 +36,8 @@ __all__ = ["TD3BC", "TD3Networks", "TwinDQN", "relative"]
 class TwinDQN(DQN[C]):
     """DQN with at least two critics: what actor-critics of the TD3 family share."""
 
-    activation = "relu"
-
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: Seeds = 0):
         super().__init__(dataclasses.replace(config, ensemble=max(2, config.ensemble)), data, seed)
-
-    def build(self, seeds: Sequence[int]) -> Any:
-        """Fresh networks, one per seed."""
-        return build_networks(seeds, *self._widths, self.config, self.activation)
 
 
 def relative(q: Tensor) -> Tensor:
@@ -74,15 +67,14 @@ class TD3BC(TwinDQN[TD3Networks]):
     name = "td3bc"
     normals = 1
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: Seeds = 0):
         super().__init__(config, data, seed)
         self.delay = config.delay
 
     def build(self, seeds: Sequence[int]) -> TD3Networks:
         """Fresh networks, one per seed."""
         nets = super().build(seeds)
-        copy = build_actor(seeds, *self._widths, self.config).requires_grad_(False)
-        return TD3Networks(**vars(nets), target_actor=copy)
+        return TD3Networks(**vars(nets), target_actor=self.actor(seeds).requires_grad_(False))
 
     def following(self, networks: TD3Networks, batch: Batch) -> Tensor:
         """Value of the next state under a', (P, B)."""

@@ -8,7 +8,7 @@ import torch
 
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.offline import OfflineConfig, train
-from medgym_offline.offline.algorithms import make_objective
+from medgym_offline.offline.algorithms import ALGORITHMS
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.discrete import build_codebook, nearest
 from medgym_offline.offline.gcql import Ball
@@ -61,7 +61,7 @@ def test_more_codewords_than_actions_names_the_patient():
 @pytest.mark.parametrize("algorithm", FORMS)
 def test_losses_and_choices_equal_those_worked_out_by_hand(algorithm):
     stacked = stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
-    objective = make_objective(algorithm, CONFIG, stacked, seed=2)
+    objective = ALGORITHMS[algorithm](CONFIG, stacked, seed=2)
     networks = objective.build([11, 12])
     with torch.no_grad():  # target and critic apart, so that it matters which is used where
         for parameter in networks.target.parameters():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medgym_offline.offline import OfflineConfig
-from medgym_offline.offline.algorithms import make_objective
+from medgym_offline.offline.algorithms import ALGORITHMS
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.networks import relu_network
 from medgym_offline.stack import StackedMLP
@@ -28,12 +28,12 @@ def test_each_member_has_the_gradient_of_its_own_loss(algorithm):
     """With one target for all (gamma 0), the members are as many critics trained apart."""
     data = slices()
     data.rows[..., 14] = 0.0
-    objective = make_objective(algorithm, CONFIG, data)
+    objective = ALGORITHMS[algorithm](CONFIG, data)
     networks = objective.build([11, 12])
     batch = batch_of(data, objective.normals, objective.uniforms)
     loss, numbers = objective.steps(networks)[0][2](networks, batch)
     gradients = torch.autograd.grad(loss.sum(), list(networks.critic.parameters()))
-    lone = make_objective(algorithm, ALONE, data)
+    lone = ALGORITHMS[algorithm](ALONE, data)
     td, total = [], torch.zeros(2)
     for e in range(3):
         nets = lone.build([11, 12])
@@ -50,7 +50,7 @@ def test_each_member_has_the_gradient_of_its_own_loss(algorithm):
 def test_targets_use_the_smallest_value_and_choices_the_mean():
     data = slices()
     batch = batch_of(data, 0, 0)
-    objective = make_objective("dqn", CONFIG, data)
+    objective = ALGORITHMS["dqn"](CONFIG, data)
     networks = objective.build([11, 12])
     joined = torch.cat([batch.next_state, networks.policy(batch.next_state)], -1)
     values = torch.stack([member(networks.target, e)(joined).squeeze(-1) for e in range(3)])
@@ -60,7 +60,7 @@ def test_targets_use_the_smallest_value_and_choices_the_mean():
         networks.q(batch.next_state, networks.policy(batch.next_state)),
         torch.stack([member(networks.critic, e)(joined).squeeze(-1) for e in range(3)]).mean(0),
     )
-    discrete = make_objective("dqn-discrete", CONFIG, data)
+    discrete = ALGORITHMS["dqn-discrete"](CONFIG, data)
     nets = discrete.build([11, 12])
     values = torch.stack([member(nets.target, e)(batch.next_state) for e in range(3)])
     chosen = values.mean(0).argmax(-1)
@@ -73,7 +73,7 @@ def test_targets_use_the_smallest_value_and_choices_the_mean():
 def test_the_merged_network_is_the_mean_of_the_members(depth):
     data = slices()
     config = OfflineConfig(hidden=6, depth=depth, codewords=7, ensemble=3)
-    networks = make_objective("gcql-discrete", config, data).build([11, 12])
+    networks = ALGORITHMS["gcql-discrete"](config, data).build([11, 12])
     with torch.no_grad():
         for layer in networks.critic.layers:
             layer.bias.normal_()

@@ -6,9 +6,9 @@ import torch
 
 from medgym_offline.errors import MedGymError
 from medgym_offline.offline import OfflineConfig
-from medgym_offline.offline.algorithms import make_objective
+from medgym_offline.offline.algorithms import ALGORITHMS
 from medgym_offline.offline.data import stack_transitions
-from medgym_offline.offline.networks import build_networks
+from medgym_offline.offline.dqn import DQN
 from tests.helpers import refused
 from tests.offline.toy import batch_of, by_hand, toy
 
@@ -22,7 +22,7 @@ def data():
 
 
 def nets(config=CONFIG):
-    networks = build_networks([11, 12], 9, 4, config)
+    networks = DQN(config, data()).build([11, 12])
     with torch.no_grad():  # an actor away from zero, so that tanh and clipping matter
         networks.actor.layers[-1].bias.add_(torch.tensor([0.3, -0.2, 1.5, 0.0]))
     return networks
@@ -73,7 +73,7 @@ def losses_by_hand(algorithm, networks, batch, stacked):
 @pytest.mark.parametrize("algorithm", ["dqn", "cql", "gcql"])
 def test_losses_equal_their_formula(algorithm):
     stacked, networks = data(), nets()
-    objective = make_objective(algorithm, CONFIG, stacked)
+    objective = ALGORITHMS[algorithm](CONFIG, stacked)
     batch = batch_of(stacked, objective.normals, objective.uniforms)
     critic, numbers = objective.critic_loss(networks, batch)
     wanted_critic, wanted_actor = losses_by_hand(algorithm, networks, batch, stacked)
@@ -86,7 +86,7 @@ def test_losses_equal_their_formula(algorithm):
 def test_guard_in_the_target_is_subtracted_where_the_episode_goes_on(guard):
     stacked, networks = data(), nets()
     config = OfflineConfig.from_dict(CONFIG.to_dict() | {"beta_target": 3.0, "guard": guard})
-    plain, guarded = make_objective("dqn", CONFIG, stacked), make_objective("gcql", config, stacked)
+    plain, guarded = ALGORITHMS["dqn"](CONFIG, stacked), ALGORITHMS["gcql"](config, stacked)
     batch = batch_of(stacked)
     # The ball by hand: rows back in the cohort's units, mean and largest distance over the learner's own rows.
     d, physiology = stacked.state_dim, 7
@@ -113,7 +113,7 @@ def test_a_guard_on_states_cancels_in_the_logsumexp_and_in_the_actor():
     """So it acts in the Bellman target alone, and the settings that leave that out are refused."""
     stacked, networks = data(), nets()
     config = OfflineConfig.from_dict(CONFIG.to_dict() | {"beta_target": 1.0, "guard": "state", "theta": 0.1})
-    objective = make_objective("gcql", config, stacked)
+    objective = ALGORITHMS["gcql"](config, stacked)
     batch = batch_of(stacked, objective.normals, objective.uniforms)
     actions = objective.candidates(networks, batch)
     guard = objective.guard(batch, actions)
@@ -127,4 +127,4 @@ def test_a_guard_on_states_cancels_in_the_logsumexp_and_in_the_actor():
     refused(MedGymError, "set beta_target", lambda: OfflineConfig(guard="state"))
     refused(MedGymError, "did you mean 'state'", lambda: OfflineConfig(guard="stat", beta_target=1.0))
     with pytest.raises(MedGymError, match="gcql-discrete"):
-        make_objective("gcql-discrete", OfflineConfig(beta_target=1.0), stacked)
+        ALGORITHMS["gcql-discrete"](OfflineConfig(beta_target=1.0), stacked)

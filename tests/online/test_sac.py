@@ -6,7 +6,7 @@ import torch
 from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.networks import Adam, GaussianActor, TanhMLP
 from medgym_offline.online.rollouts import Rows, append, draw_rows
-from medgym_offline.online.sac import SoftLearner, actor_gradient, critic_gradient, soft_step, soft_targets, twin_values
+from medgym_offline.online.sac import SoftLearner
 from tests.online.plain import density, normals, output
 
 P, N, D, A = 3, 40, 9, 3
@@ -18,7 +18,8 @@ def _learner():
     critic = CRITIC.initial([np.random.default_rng(9 + i) for i in range(2 * P)]).double().view(P, -1)
     alpha = torch.tensor([[0.05], [0.3], [1.0]], dtype=torch.float64).log()
     target = critic + 0.1 * normals(5, *critic.shape)
-    return SoftLearner(actor, critic, target, alpha, Adam.zeros(actor), Adam.zeros(critic), Adam.zeros(alpha))
+    moments = [Adam.zeros(value) for value in (actor, critic, alpha)]
+    return SoftLearner(ACTOR, CRITIC, actor, critic, target, alpha, *moments)
 
 
 def _rows():
@@ -51,7 +52,7 @@ def test_actor_gradient_is_that_of_autograd():
     values = _values(learner.critic, rows.observations, action)
     assert 0 < float(values.argmin(1).double().mean()) < 1, "either critic is the smaller one somewhere"
     (expected,) = torch.autograd.grad((alpha * log_density - values.amin(1)).mean(1).sum(), theta)
-    found, mean = actor_gradient(ACTOR, learner.actor, CRITIC, learner.critic, rows.observations, noise, alpha)
+    found, mean = learner.actor_gradient(rows.observations, noise)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-11)
     torch.testing.assert_close(mean, log_density.detach().mean(1), rtol=1e-9, atol=1e-10)
 
@@ -62,17 +63,17 @@ def test_critic_gradient_is_that_of_autograd():
     values = _values(critic, rows.observations, rows.actions)
     loss = 0.5 * (values - targets.unsqueeze(1)).square().mean(2)
     (expected,) = torch.autograd.grad(loss.sum(), critic)
-    found, mean = critic_gradient(CRITIC, learner.critic, rows.observations, rows.actions, targets)
+    found, mean = learner.critic_gradient(rows.observations, rows.actions, targets)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(mean, loss.detach().mean(1))
-    torch.testing.assert_close(twin_values(CRITIC, learner.critic, rows.observations, rows.actions), values.detach())
+    torch.testing.assert_close(learner.values(learner.critic, rows.observations, rows.actions), values.detach())
 
 
 def test_targets_discount_by_elapsed_time_and_stop_at_the_end():
     learner, rows, noise = _learner(), _rows(), normals(3, P, N, A)
     rows.following[rows.ended > 0] = float("nan")  # nobody may look there
     discount = 0.9 ** (rows.dt / 4.8)
-    found = soft_targets(ACTOR, CRITIC, learner, rows, rows.rewards, discount, noise)
+    found = learner.targets(rows, rows.rewards, discount, noise)
     action, log_density = _density(learner.actor, rows.following.nan_to_num(0.0), noise)
     ahead = _values(learner.target, rows.following.nan_to_num(0.0), action).amin(1)
     ahead = ahead - learner.log_alpha.exp() * (log_density - A)
@@ -85,12 +86,11 @@ def test_steps_move_alpha_towards_the_wanted_entropy_and_may_be_of_the_critics_a
     discount, noise = 0.99 ** (rows.dt / 4.8), normals(4, 2, P, N, A)
     moved, critics = _learner(), _learner()
     for learner, acts in ((moved, True), (critics, False)):
-        soft_step(ACTOR, CRITIC, learner, rows, rows.rewards, discount, noise, settings, acts)
+        learner.step(rows, rows.rewards, discount, noise, settings, acts)
     assert torch.equal(critics.actor, start.actor)
     assert torch.equal(critics.log_alpha, start.log_alpha)
     assert (critics.critic != start.critic).any(1).all()
-    alpha = start.log_alpha.exp()
-    log_density = actor_gradient(ACTOR, start.actor, CRITIC, start.critic, rows.observations, noise[1], alpha)[1]
+    log_density = start.actor_gradient(rows.observations, noise[1])[1]
     # Entropy above -A: alpha falls; below: it grows.
     assert ((moved.log_alpha - start.log_alpha).flatten() * (A - log_density) < 0).all()
 
