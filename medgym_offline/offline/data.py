@@ -289,7 +289,8 @@ class BatchSampler:
         if self._more is not None:
             next_action, more = self._more[places].split([a, 4], -1)
             extra = next_action, *more.unbind(-1)[:3]
-        return Batch(state, action, *scalars.unbind(-1), next_state, normal.to(device), uniform.to(device), *extra)
+        reward, discount = scalars.unbind(-1)
+        return Batch(state, action, reward, discount, next_state, normal.to(device), uniform.to(device), *extra)
 
     def state(self) -> str:
         """Position of every stream, as JSON."""

@@ -70,10 +70,8 @@ class _ReLUNetwork(torch.autograd.Function):
                 torch.sum(d, 0, keepdim=True, out=found[2 * i + 1][p])
                 if i:
                     h, weight, below = inputs[i][p], parameters[2 * i][p], spare[i]
-                    if d.shape[1] == 1:
-                        torch.mul(
-                            d, weight.T, out=below
-                        )  # an outer product; several times faster than as a matrix product
+                    if d.shape[1] == 1:  # an outer product; several times faster than as a matrix product
+                        torch.mul(d, weight.T, out=below)
                     else:
                         torch.mm(d, weight.T, out=below)
                     d = torch.ops.aten.threshold_backward.grad_input(below, h, 0, grad_input=below)

@@ -314,6 +314,10 @@ class BehaviorRun:
     def _process(self, timing: str) -> ProcessConfig:
         return self.recipe.process(timing, self.bank.disease.name, self.view)  # type: ignore[arg-type]
 
+    def _cut(self, key: str, bank: SimulatorBank) -> dict[str, SimulatorBank]:
+        """Simulators of the blocks of patients, by the names of their jobs."""
+        return {f"{key}-{n:03d}": bank.select(block) for n, block in enumerate(self._blocks)}
+
     def _jobs(self, name: Name) -> dict[str, tuple[Any, ...]]:
         """Jobs of one scope and timing: arguments of :func:`train_block`."""
         scope, timing = name
@@ -321,7 +325,7 @@ class BehaviorRun:
             groups = {f"{scope}-{timing}{end}": group for end, group in self._groups(scope).items()}
         else:
             bank = self.bank.world("true") if scope == "oracle" else self.bank
-            groups = {f"{scope}-{timing}-{n:03d}": (bank.select(block), None) for n, block in enumerate(self._blocks)}
+            groups = {key: (some, None) for key, some in self._cut(f"{scope}-{timing}", bank).items()}
         initial = self.results["dr", timing].policy if scope == "ind" else None
         config = self.recipe.config(scope, None if initial is None else fingerprint(cast("StackedActor", initial)))
         rest = (self.recipe.patience, self.options.device)
@@ -376,13 +380,8 @@ class BehaviorRun:
             way = self.results[source].state.kept if scope in SHARED else None
             expert, key = self.results[_expert(scope), timing].policy, f"early-{scope}-{timing}"
             rest = (self.recipe, scope, shares, way, self.options.device)
-            jobs[source] = {key: (self.bank, self._process(timing), expert, *rest)}
-            if way is None:
-                banks = [self.bank.select(block) for block in self._blocks]
-                jobs[source] = {
-                    f"{key}-{n:03d}": (bank, self._process(timing), expert.select(bank.patients), *rest)
-                    for n, bank in enumerate(banks)
-                }
+            banks, process = self._cut(key, self.bank) if way is None else {key: self.bank}, self._process(timing)
+            jobs[source] = {name: (bank, process, expert.select(bank.patients), *rest) for name, bank in banks.items()}
         found = self._run(early, {key: job for some in jobs.values() for key, job in some.items()}, "early policies")
         for source, members in sources.items():
             parts = [found[key] for key in jobs[source]]
