@@ -283,7 +283,7 @@ class BatchSampler:
         device = self._rows.device
         places = torch.from_numpy(index).to(device)
         d, a = self._data.state_dim, self._data.action_dim
-        state, action, scalars, next_state = self._rows[places].split([d, a, 2, d], -1)
+        state, action, scalars, next_state = self._rows[places].tensor_split((d, d + a, d + a + 2), -1)
         normal, uniform = torch.from_numpy(self._normal), 2.0 * torch.from_numpy(self._uniform) - 1.0
         extra: tuple[Tensor, ...] = ()
         if self._more is not None:
