@@ -34,9 +34,8 @@ from medgym_offline.envs import TreatmentEnv
 from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.files import write_json
 from medgym_offline.online import TrainConfig, train
-from medgym_offline.online.behavior import BehaviorRun
+from medgym_offline.online.behavior import BehaviorRun, EngineOptions
 from medgym_offline.online.config import BehaviorRecipe
-from medgym_offline.online.jobs import EngineOptions
 from medgym_offline.simulators import SimulatorBank, load_simulators
 
 RESULTS = Path(__file__).parent / "results" / "online_training.json"
@@ -66,7 +65,7 @@ def watch_parts() -> None:
         sys.modules[f"medgym_offline.online.{name}"] for name in ("train", "learner", "trpo", "ppo", "sac")
     )
     parts = {"noise": [(loop, "training_noise")], "rollout": [(loop, "collect")], "critic": [(part, "fit_critic")]}
-    parts["step"] = [(trpo, "trust_region_step"), (ppo, "proximal_step"), (sac, "soft_step")]
+    parts["step"] = [(trpo, "trust_region_step"), (ppo, "proximal_step"), (sac.SoftLearner, "step")]
     parts["of it CG"] = [(trpo, "conjugate_gradients")]
     for name, places in parts.items():
         for module, function in places:

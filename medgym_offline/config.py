@@ -21,19 +21,28 @@ import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 import pydantic.dataclasses
+from pydantic import Field
 from typing_extensions import dataclass_transform
 
 from medgym_offline.errors import MedGymError, UnknownNameError, shown, unknown_name
 from medgym_offline.files import read_toml
 
-__all__ = ["CONFIG", "check", "configuration", "from_text", "from_values", "read", "read_json", "to_values"]
+__all__ = [
+    "CONFIG", "Count", "NonNegative", "Positive", "Share", "check", "configuration", "from_text", "from_values", "read",
+    "read_json", "to_values",
+]  # fmt: skip
 
 CONFIG = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 """What every configuration has in common."""
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from medgym_offline.errors import PolicyError
-from medgym_offline.stack import StackedMLP, Steps, activated
+from medgym_offline.stack import WHOLE, StackedMLP, Steps, activated
 
 __all__ = [
     "LONGEST", "NETWORKS", "REMAINING", "StackedGRU", "StackedTransformer", "begin_windows", "extend_windows",
@@ -96,9 +96,8 @@ class StackedGRU(StackedMLP):
     kind = "gru"
 
     @staticmethod
-    def widths(sizes: Sequence[int], steps: Steps | None = None) -> list[tuple[int, int]]:
+    def widths(sizes: Sequence[int], steps: Steps = WHOLE) -> list[tuple[int, int]]:
         """See `StackedMLP.widths`."""
-        assert steps is not None
         hidden = sizes[1]
         step = observation_width(sizes[0] - steps.extra, steps.action, steps.history) + steps.action + 2
         head = [hidden + steps.extra, *sizes[2:]]
@@ -111,7 +110,6 @@ class StackedGRU(StackedMLP):
 
     def forward(self, x: Tensor) -> Tensor:
         """(P, B, window + extra) -> (P, B, out)."""
-        assert self.steps is not None
         window, extra = x.split([x.shape[-1] - self.steps.extra, self.steps.extra], -1)
         steps, present = split_windows(window, self.steps.action, self.steps.history)
         given = _each(self.layers[0], steps)
@@ -121,11 +119,7 @@ class StackedGRU(StackedMLP):
             r_h, z_h, c_h = self.layers[1](h).chunk(3, -1)
             c = torch.tanh(c + torch.sigmoid(r + r_h) * c_h)
             h = torch.where(present[:, :, k, None], c + torch.sigmoid(z + z_h) * (h - c), h)
-        x, last = torch.cat([h, extra], -1), len(self.layers) - 1
-        for i in range(2, len(self.layers)):
-            x = self.layers[i](x)
-            x = activated(self.activation, x) if i < last else activated(self.output, x)
-        return x
+        return self.behind(2, torch.cat([h, extra], -1))
 
 
 class StackedTransformer(StackedMLP):
@@ -145,25 +139,12 @@ class StackedTransformer(StackedMLP):
     """
 
     kind = "transformer"
+    numbers = ("target",)
     target: Tensor
 
-    def __init__(
-        self,
-        patients: int,
-        sizes: Sequence[int],
-        activation: str = "relu",
-        output: str = "identity",
-        seeds: Sequence[int] | None = None,
-        output_gain: float = 1.0,
-        steps: Steps | None = None,
-    ):
-        super().__init__(patients, sizes, activation, output, seeds, output_gain, steps)
-        self.register_buffer("target", torch.ones(patients, 1, 1))
-
     @staticmethod
-    def widths(sizes: Sequence[int], steps: Steps | None = None) -> list[tuple[int, int]]:
+    def widths(sizes: Sequence[int], steps: Steps = WHOLE) -> list[tuple[int, int]]:
         """See `StackedMLP.widths`."""
-        assert steps is not None
         d, hidden, clock = observation_width(sizes[0], steps.action, steps.history), sizes[1], 2 * _OCTAVES
         if hidden % _HEADS or set(sizes[1:-1]) != {hidden}:
             raise PolicyError(f"hidden widths of a transformer are equal and divisible by {_HEADS}, not {sizes[1:-1]}")
@@ -176,18 +157,12 @@ class StackedTransformer(StackedMLP):
         """See `StackedMLP.state_inputs`: one observation."""
         return self.widths(self.sizes, self.steps)[0][0] - 2 * _OCTAVES
 
-    @classmethod
-    def shapes(cls, patients: int, sizes: Sequence[int], steps: Steps | None = None) -> dict[str, tuple[int, ...]]:
-        """See `StackedMLP.shapes`."""
-        return super().shapes(patients, sizes, steps) | {"target": (patients, 1, 1)}
-
     def forward(self, x: Tensor) -> Tensor:
         """The newest decision's answer: (P, B, window) -> (P, B, out)."""
         return self.answers(x)[:, :, -1]
 
     def answers(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
         """Of every decision, oldest first: windows (P, B, W) and returns (P, B), the target if None -> (P, B, n, A)."""
-        assert self.steps is not None
         newest, present = split_windows(x, self.steps.action, self.steps.history)
         steps, present = newest.flip(2), present.flip(2)
         d = steps.shape[-1] - self.steps.action - 2

@@ -24,7 +24,8 @@ from medgym_offline.errors import BankError, DiseaseError
 from medgym_offline.seeds import torch_generator
 
 __all__ = [
-    "NoChoices", "StackedLinear", "StackedMLP", "StackedTensors", "Steps", "WorldsOnly", "activated", "clip_gradients",
+    "NoChoices", "StackedLinear", "StackedMLP", "StackedTensors", "Steps", "WHOLE", "WorldsOnly", "activated",
+    "clip_gradients",
 ]  # fmt: skip
 
 _ACTIVATIONS = {
@@ -56,33 +57,25 @@ class Steps:
     extra: int = 0
 
 
+WHOLE = Steps(1, 0)
+"""No window: the input is one observation."""
+
+
 class StackedLinear(nn.Module):
     """`y[p] = x[p] @ weight[p] + bias[p]` for every patient at once.
 
     Args:
-        patients: Number of stacked layers, P.
         inputs, outputs: Widths.
         generators: One torch generator per patient; each draws its own patient's weights.
         gain: Scale of the LeCun-uniform initialization (variance gain^2 / inputs).
     """
 
-    @own_defaults()
-    def __init__(
-        self,
-        patients: int,
-        inputs: int,
-        outputs: int,
-        generators: Sequence[torch.Generator] | None = None,
-        gain: float = 1.0,
-    ):
+    def __init__(self, inputs: int, outputs: int, generators: Sequence[torch.Generator], gain: float):
         super().__init__()
-        generators = generators or [torch_generator(0, "stack", p) for p in range(patients)]
-        if len(generators) != patients:
-            raise ValueError(f"{patients} stacked layers need as many generators, not {len(generators)}")
         bound = gain * math.sqrt(3.0 / inputs)
         weight = torch.stack([torch.rand((inputs, outputs), generator=g) for g in generators])
         self.weight = nn.Parameter(bound * (2.0 * weight - 1.0))
-        self.bias = nn.Parameter(torch.zeros(patients, 1, outputs))
+        self.bias = nn.Parameter(torch.zeros(len(generators), 1, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """(P, B, in) -> (P, B, out). A stack of one is applied to each of P by itself, as P equal layers would be."""
@@ -105,6 +98,8 @@ class StackedMLP(nn.Module):
     """
 
     kind: ClassVar[str] = "mlp"
+    numbers: ClassVar[tuple[str, ...]] = ()
+    """Names of buffers with one number per network, 1 at the start."""
 
     @own_defaults()
     def __init__(
@@ -115,7 +110,7 @@ class StackedMLP(nn.Module):
         output: str = "identity",
         seeds: Sequence[int] | None = None,
         output_gain: float = 1.0,
-        steps: Steps | None = None,
+        steps: Steps = WHOLE,
     ):
         super().__init__()
         seeds = list(range(patients)) if seeds is None else list(seeds)
@@ -126,12 +121,13 @@ class StackedMLP(nn.Module):
         widths = self.widths(sizes, steps)
         last = len(widths) - 1
         self.layers = nn.ModuleList(
-            StackedLinear(patients, a, b, generators, output_gain if i == last else 1.0)
-            for i, (a, b) in enumerate(widths)
+            StackedLinear(a, b, generators, output_gain if i == last else 1.0) for i, (a, b) in enumerate(widths)
         )
+        for name in self.numbers:
+            self.register_buffer(name, torch.ones(patients, 1, 1))
 
     @staticmethod
-    def widths(sizes: Sequence[int], steps: Steps | None = None) -> list[tuple[int, int]]:
+    def widths(sizes: Sequence[int], steps: Steps = WHOLE) -> list[tuple[int, int]]:
         """Inputs and outputs of every layer."""
         return list(zip(sizes[:-1], sizes[1:]))
 
@@ -141,9 +137,9 @@ class StackedMLP(nn.Module):
         return self.sizes[0]
 
     @classmethod
-    def shapes(cls, patients: int, sizes: Sequence[int], steps: Steps | None = None) -> dict[str, tuple[int, ...]]:
+    def shapes(cls, patients: int, sizes: Sequence[int], steps: Steps = WHOLE) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor in the state of such a stack."""
-        found: dict[str, tuple[int, ...]] = {}
+        found: dict[str, tuple[int, ...]] = dict.fromkeys(cls.numbers, (patients, 1, 1))
         for i, (a, b) in enumerate(cls.widths(sizes, steps)):
             found[f"layers.{i}.weight"], found[f"layers.{i}.bias"] = (patients, a, b), (patients, 1, b)
         return found
@@ -155,10 +151,13 @@ class StackedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(P, B, in) -> (P, B, out)."""
-        hidden, last = _ACTIVATIONS[self.activation], len(self.layers) - 1
-        for i, layer in enumerate(self.layers):
-            x = layer(x)
-            x = hidden(x) if i < last else _ACTIVATIONS[self.output](x)
+        return self.behind(0, x)
+
+    def behind(self, first: int, x: Tensor) -> Tensor:
+        """(P, B, inputs of layer `first`) -> (P, B, out): through it and those behind it."""
+        last = len(self.layers) - 1
+        for i in range(first, last + 1):
+            x = activated(self.activation if i < last else self.output, self.layers[i](x))
         return x
 
     def like(self, patients: int) -> StackedMLP:

@@ -188,9 +188,8 @@ def behavior_train(
 
     Example: medgym-offline behavior train --bank sepsis-v0 --scope ind --timing adaptive --engine process
     """
-    from medgym_offline.online.behavior import train_behavior_files
+    from medgym_offline.online.behavior import EngineOptions, train_behavior_files
     from medgym_offline.online.config import RELEASE, SCOPES, behavior_path, load_recipe
-    from medgym_offline.online.jobs import EngineOptions
     from medgym_offline.people import people_of
     from medgym_offline.simulators import load_simulators
 
@@ -203,7 +202,6 @@ def behavior_train(
         behavior_path("bank", name, when)
         common.require_train_people(name, split, patients)
     options = EngineOptions(engine, workers, address, device)
-    options.check()
     loaded = load_simulators(bank or None)
     settings = load_recipe(recipe, loaded.disease.name)
     settings = replace(settings, seed=settings.seed if seed is None else seed)

@@ -153,9 +153,10 @@ def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int
         DatasetError: no such name, or a policy made for the other timing or another view.
         PolicyError: the policy is not shipped for this bank, or its file is damaged.
     """
-    from medgym_offline.online.config import BEHAVIORS, behavior_path, load_behavior
+    from medgym_offline.online.config import EARLY, behavior_path, load_behavior
+    from medgym_offline.online.config import SCOPES as TRAINED
 
-    if name in BEHAVIORS:
+    if name in (*TRAINED, *EARLY):
         digest = sha256_file(path) if (path := behavior_path(bank.name, name, timing)).is_file() else ""
         shipped = load_behavior(bank.name, name, timing)
         found = Behavior(name, digest, shipped if view == FULL else shipped.under(view))
@@ -170,7 +171,7 @@ def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int
             raise DatasetError(f"behavior {name}: there is no such policy file; correct the recipe's `behavior`")
         found = Behavior(Path(name).name, sha256_file(name), load_policy(name))
     else:
-        raise DatasetError(str(unknown_name("behavior", name, (*BEHAVIORS, *BUILTINS))))
+        raise DatasetError(str(unknown_name("behavior", name, (*TRAINED, *EARLY, *BUILTINS))))
     if found.policy.timing != timing:
         made = f"behavior {name} was made for {found.policy.timing} timing"
         raise DatasetError(f"{made}, the recipe asks for {timing}; change one")

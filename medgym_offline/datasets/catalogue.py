@@ -22,9 +22,9 @@ from medgym_offline.errors import DatasetError, unknown_name
 from medgym_offline.files import release_folder
 
 __all__ = [
-    "DATA_FILE", "DatasetInfo", "LISTED", "MANIFEST", "METADATA", "Manifest", "Metadata", "SCORED",
-    "dataset_folder", "dataset_info", "list_datasets", "listing_row", "listing_table", "local_folder", "minari_root",
-    "normalized_score", "read_manifest", "read_metadata", "release_manifest", "released_datasets", "unknown_id",
+    "DATA_FILE", "DatasetInfo", "LISTED", "MANIFEST", "METADATA", "Manifest", "Metadata", "SCORED", "dataset_folder",
+    "dataset_info", "list_datasets", "listing_row", "listing_table", "local_folder", "minari_root", "normalized_score",
+    "read_manifest", "read_metadata", "release_manifest", "released_datasets", "unknown_id",
 ]  # fmt: skip
 
 DATA_FILE, METADATA, MANIFEST = "data/main_data.hdf5", "data/metadata.json", "data/manifest.json"

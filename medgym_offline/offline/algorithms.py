@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 from medgym_offline.errors import unknown_name
 from medgym_offline.offline.awac import AWAC
@@ -15,7 +14,6 @@ from medgym_offline.offline.cpq import CPQ
 from medgym_offline.offline.cql import CQL
 from medgym_offline.offline.cql_discrete import DiscreteCQL
 from medgym_offline.offline.cql_lagrangian import LagrangianCQL
-from medgym_offline.offline.data import StackedData
 from medgym_offline.offline.decision_transformer import DecisionTransformer
 from medgym_offline.offline.dqn import DQN
 from medgym_offline.offline.dqn_discrete import DiscreteDQN
@@ -27,7 +25,7 @@ from medgym_offline.offline.networks import Objective
 from medgym_offline.offline.rebrac import ReBRAC
 from medgym_offline.offline.td3bc import TD3BC
 
-__all__ = ["ALGORITHMS", "ALIASES", "algorithm_name", "make_objective", "settled"]
+__all__ = ["ALGORITHMS", "algorithm_name", "settled"]
 
 _OBJECTIVES: tuple[type[Objective], ...] = (
     *(BC, DQN, CQL, GCQL, DiscreteDQN, DiscreteCQL, DiscreteGCQL),
@@ -36,13 +34,9 @@ _OBJECTIVES: tuple[type[Objective], ...] = (
 )
 ALGORITHMS = {objective.name: objective for objective in _OBJECTIVES}
 
-ALIASES = {"dqn-continuous": "dqn", "cql-continuous": "cql", "gcql-continuous": "gcql"}
-"""Other names, accepted wherever an algorithm is asked for."""
-
 
 def algorithm_name(name: str) -> str:
-    """The name in `ALGORITHMS` of an algorithm or alias; `UnknownNameError` with the nearest names if there is none."""
-    name = ALIASES.get(name, name)
+    """`name`, if it is in `ALGORITHMS`; else `UnknownNameError` with the nearest names."""
     if name not in ALGORITHMS:
         raise unknown_name("offline algorithm", name, ALGORITHMS)
     return name
@@ -53,10 +47,3 @@ def settled(algorithm: str, config: OfflineConfig) -> OfflineConfig:
     found = ALGORITHMS[algorithm]
     history = found.history if config.history == 1 else config.history
     return dataclasses.replace(config, **{"history": history, **found.settings})
-
-
-def make_objective(
-    algorithm: str, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0
-) -> Objective:
-    """The objective called `algorithm`; `UnknownNameError` with the nearest names if there is none."""
-    return ALGORITHMS[algorithm_name(algorithm)](config, data, seed)

@@ -22,22 +22,22 @@ import torch
 from torch import Tensor
 
 from medgym_offline.offline.data import Batch
-from medgym_offline.offline.networks import Networks
+from medgym_offline.offline.dqn import C
 from medgym_offline.offline.td3bc import TwinDQN
 
 __all__ = ["AWAC"]
 
 
-class AWAC(TwinDQN):
+class AWAC(TwinDQN[C]):
     """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
 
     name = "awac"
 
-    def baseline(self, networks: Networks, batch: Batch) -> Tensor:
+    def baseline(self, networks: C, batch: Batch) -> Tensor:
         """What an action's value is compared with, (P, B)."""
         return networks.target_q(batch.state, networks.policy(batch.state))
 
-    def actor_loss(self, networks: Networks, batch: Batch) -> Tensor:
+    def actor_loss(self, networks: C, batch: Batch) -> Tensor:
         """Loss (P,)."""
         with torch.no_grad():
             advantage = networks.target_q(batch.state, batch.action) - self.baseline(networks, batch)

@@ -20,19 +20,19 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from medgym_offline.offline.data import Batch
-from medgym_offline.offline.networks import Actors, Objective, Step, build_actor
+from medgym_offline.offline.networks import Actors, Objective, Step
 
 __all__ = ["BC"]
 
 
-class BC(Objective):
+class BC(Objective[Actors]):
     """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
 
     name = "bc"
 
     def build(self, seeds: Sequence[int]) -> Actors:
         """Fresh actors, one per seed."""
-        return Actors(actor=build_actor(seeds, *self._widths, self.config))
+        return Actors(actor=self.actor(seeds))
 
     def steps(self, networks: Actors) -> list[Step]:
         """The actor alone."""

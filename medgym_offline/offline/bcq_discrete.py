@@ -21,43 +21,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from medgym_offline.offline.data import Batch
-from medgym_offline.offline.discrete import DiscreteNetworks, build_discrete, nearest
+from medgym_offline.offline.discrete import DiscreteNetworks, nearest, picked
 from medgym_offline.offline.dqn_discrete import DiscreteDQN
 from medgym_offline.offline.networks import each_member
-from medgym_offline.policies.actor import gated
 
-__all__ = ["BCQ", "GatedNetworks", "SemiMarkovBCQ"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GatedNetworks(DiscreteNetworks):
-    """`DiscreteNetworks` with 2C outputs, values and logits; `gate` is log(tau)."""
-
-    gate: float
-
-    def chosen(self, state: Tensor) -> Tensor:
-        """c*(s): (P, B, d) -> (P, B)."""
-        return gated(each_member(self.critic, state, self.members).mean(1), self.gate).argmax(-1)
-
-    def values_each(self, state: Tensor) -> Tensor:
-        """Q(s, .) of each member: (P, B, d) -> (P, E, B, C)."""
-        return each_member(self.critic, state, self.members).chunk(2, -1)[0]
-
-    def target_value(self, state: Tensor) -> Tensor:
-        """Qbar(s, c*), the smallest of the members' values: (P, B, d) -> (P, B)."""
-        chosen = self.chosen(state)[:, None, :, None].expand(-1, self.members, -1, 1)
-        return each_member(self.target, state, self.members).gather(-1, chosen).squeeze(-1).amin(1)
-
-    def policy(self, state: Tensor) -> Tensor:
-        """The chosen codeword: (P, B, d) -> (P, B, A)."""
-        return self.codebook.gather(1, self.chosen(state)[..., None].expand(-1, -1, self.codebook.shape[-1]))
+__all__ = ["BCQ", "SemiMarkovBCQ"]
 
 
 class BCQ(DiscreteDQN):
@@ -65,18 +39,17 @@ class BCQ(DiscreteDQN):
 
     name = "bcq-discrete"
 
-    def build(self, seeds: Sequence[int]) -> GatedNetworks:
+    def build(self, seeds: Sequence[int]) -> DiscreteNetworks:
         """Fresh networks, one per seed."""
-        nets = build_discrete(seeds, self._widths[0], self.codebook, self.config, heads=2)
-        return GatedNetworks(**vars(nets) | {"gate": math.log(self.config.threshold)})
+        return self.networks(seeds, gate=math.log(self.config.threshold))
 
     def critic_loss(self, networks: DiscreteNetworks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (P,) and numbers to watch, each (P,): "td", "q" (largest |Q|), "nll" (of the data's codewords)."""
         values, logits = each_member(networks.critic, batch.state, networks.members).chunk(2, -1)
-        code = nearest(self.codebook, batch.action)[:, None, :, None].expand(-1, networks.members, -1, 1)
-        q = values.gather(-1, code).squeeze(-1)
+        code = nearest(self.codebook, batch.action)
+        q = picked(values, code)
         td = (q - self.target(networks, batch)[:, None]).square().mean(2)
-        nll = -torch.log_softmax(logits, -1).gather(-1, code).squeeze(-1).mean(2)
+        nll = -picked(torch.log_softmax(logits, -1), code).mean(2)
         numbers = {"td": td.detach().mean(1), "q": values.detach().abs().amax((1, 2, 3)), "nll": nll.detach().mean(1)}
         return (td + nll + 0.01 * logits.square().mean((2, 3))).sum(1), numbers
 

@@ -8,16 +8,12 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field
 
-from medgym_offline.config import configuration, from_text, from_values, to_values
+from medgym_offline.config import Count, NonNegative, Positive, Share, configuration, from_text, from_values, to_values
 from medgym_offline.errors import MedGymError
 from medgym_offline.sequences import LONGEST
 
 __all__ = ["OfflineConfig", "PROFILES"]
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
 Scaling = Literal["learner", "dataset", "none"]
 
 

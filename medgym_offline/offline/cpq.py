@@ -23,7 +23,6 @@ from torch import Tensor
 from medgym_offline.offline.cql_lagrangian import SafeCQL, SafeNetworks
 from medgym_offline.offline.data import Batch
 from medgym_offline.offline.dqn import DQN
-from medgym_offline.offline.networks import Networks
 
 __all__ = ["CPQ"]
 
@@ -33,22 +32,19 @@ class CPQ(SafeCQL):
 
     name = "cpq"
 
-    def target(self, networks: Networks, batch: Batch) -> Tensor:
-        """y of the Bellman error, (P, B), without gradient."""
-        assert isinstance(networks, SafeNetworks)
-        with torch.no_grad():
-            action = networks.policy(batch.next_state)
-            q = networks.target_q(batch.next_state, action)
-            safe = -networks.cost.target_q(batch.next_state, action) <= self.limit
-            return batch.reward + batch.discount * torch.where(safe, q, torch.minimum(q, self.worst))
+    def following(self, networks: SafeNetworks, batch: Batch) -> Tensor:
+        """Value of the next state, of unsafe actions at most the worst return, (P, B)."""
+        action = networks.policy(batch.next_state)
+        q = networks.target_q(batch.next_state, action)
+        safe = -networks.cost.target_q(batch.next_state, action) <= self.limit
+        return torch.where(safe, q, torch.minimum(q, self.worst))
 
-    def critic_loss(self, networks: Networks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def critic_loss(self, networks: SafeNetworks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (P,) and numbers to watch, as DQN's."""
         return DQN.critic_loss(self, networks, batch)
 
-    def actor_loss(self, networks: Networks, batch: Batch) -> Tensor:
+    def actor_loss(self, networks: SafeNetworks, batch: Batch) -> Tensor:
         """Loss (P,)."""
-        assert isinstance(networks, SafeNetworks)
         output = networks.actor(batch.state)
         action = torch.tanh(output)
         cost = networks.q_cost(batch.state, action)

@@ -19,25 +19,23 @@ Source: Kumar et al. 2020, CQL(H); MedGym paper, appendix C.2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from medgym_offline.offline.config import OfflineConfig
-from medgym_offline.offline.data import Batch, StackedData
-from medgym_offline.offline.dqn import DQN
+from medgym_offline.offline.data import Batch, Seeds, StackedData
+from medgym_offline.offline.dqn import DQN, C
 from medgym_offline.offline.networks import Networks
 
 __all__ = ["CQL"]
 
 
-class CQL(DQN):
+class CQL(DQN[C]):
     """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
 
     name = "cql"
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: Seeds = 0):
         super().__init__(config, data, seed)
         near_policy, near_data, self.uniforms = config.candidates
         self.normals = near_policy + near_data - 1
@@ -56,7 +54,7 @@ class CQL(DQN):
         """Added to Q of every member inside the logsumexp, (P, 1, C, B); nothing in CQL."""
         return 0.0
 
-    def critic_loss(self, networks: Networks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def critic_loss(self, networks: C, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (P,) and numbers to watch, each (P,): "td", "q", "gap" (the conservative bracket)."""
         return self.conservative_loss(networks, batch, self.target(networks, batch))
 

@@ -30,9 +30,8 @@ from torch import Tensor
 from medgym_offline.errors import DatasetError
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.cql import CQL
-from medgym_offline.offline.data import Batch, StackedData
-from medgym_offline.offline.dqn import DQN
-from medgym_offline.offline.networks import Networks, Step, build_networks
+from medgym_offline.offline.data import Batch, Seeds, StackedData
+from medgym_offline.offline.networks import Networks, Step
 from medgym_offline.seeds import derive_seed
 from medgym_offline.stack import StackedMLP
 
@@ -65,7 +64,7 @@ class SafeNetworks(Networks):
         return torch.nn.functional.softplus(self.multiplier(zero)).flatten()
 
 
-class SafeCQL(CQL):
+class SafeCQL(CQL[SafeNetworks]):
     """What algorithms with a critic of costs share.
 
     Raises:
@@ -74,7 +73,7 @@ class SafeCQL(CQL):
 
     more = True
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: Seeds = 0):
         super().__init__(config, data, seed)
         for key, (_, mean, least, scale) in zip(data.keys, data.episodes):
             if config.cost_limit * mean < least - 1e-6 * abs(least):
@@ -92,20 +91,21 @@ class SafeCQL(CQL):
     def build(self, seeds: Sequence[int]) -> SafeNetworks:
         """Fresh networks, one per seed."""
         nets = super().build(seeds)
-        cost = build_networks([derive_seed(s, "offline-cost") >> 2 for s in seeds], *self._widths, self.config)
+        cost = super().build([derive_seed(s, "offline-cost") >> 2 for s in seeds])
         multiplier = StackedMLP(len(seeds), (1, 1), seeds=seeds)
         return SafeNetworks(**vars(nets), cost=dataclasses.replace(cost, actor=nets.actor), multiplier=multiplier)
 
-    def steps(self, networks: Networks) -> list[Step]:
+    def steps(self, networks: SafeNetworks) -> list[Step]:
         """Critic, critic of costs, actor."""
-        assert isinstance(networks, SafeNetworks)
         critic, actor = super().steps(networks)
         return [critic, (networks.cost.critic, self.config.critic_lr, self.cost_loss), actor]
 
     def cost_loss(self, networks: SafeNetworks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (P,) and "cost_td"."""
-        costs = dataclasses.replace(batch, reward=-batch.cost, discount=(batch.discount > 0).float())
-        loss, numbers = self.conservative_loss(networks.cost, costs, DQN.target(self, networks.cost, costs))
+        with torch.no_grad():
+            following = networks.cost.target_q(batch.next_state, networks.policy(batch.next_state))
+            target = (batch.discount > 0).float() * following - batch.cost
+        loss, numbers = self.conservative_loss(networks.cost, batch, target)
         return loss, {"cost_td": numbers["td"]}
 
 
@@ -114,9 +114,8 @@ class LagrangianCQL(SafeCQL):
 
     name = "cql-lagrangian"
 
-    def steps(self, networks: Networks) -> list[Step]:
+    def steps(self, networks: SafeNetworks) -> list[Step]:
         """Critic, critic of costs, multiplier, actor."""
-        assert isinstance(networks, SafeNetworks)
         *critics, actor = super().steps(networks)
         return [*critics, (networks.multiplier, self.config.multiplier_lr, self.multiplier_loss), actor]
 
@@ -128,9 +127,8 @@ class LagrangianCQL(SafeCQL):
         lam = networks.lam()
         return -lam * excess, {"lam": lam.detach(), "excess": excess}
 
-    def actor_loss(self, networks: Networks, batch: Batch) -> Tensor:
+    def actor_loss(self, networks: SafeNetworks, batch: Batch) -> Tensor:
         """Loss (P,)."""
-        assert isinstance(networks, SafeNetworks)
         output = networks.actor(batch.state)
         action, lam = torch.tanh(output), networks.lam().detach()
         value = networks.q(batch.state, action).mean(1) - lam * networks.q_cost(batch.state, action).mean(1)

@@ -12,17 +12,20 @@ import torch
 from torch import Tensor
 
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.diseases.base import CLOCKS
 from medgym_offline.errors import DatasetError, unknown_name
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.states import state_scale, states_of
 from medgym_offline.seeds import generator
 
-__all__ = ["Batch", "BatchSampler", "POPULATION", "SCOPES", "StackedData", "discount_powers", "stack_transitions"]
+__all__ = [
+    "Batch", "BatchSampler", "POPULATION", "SCOPES", "Seeds", "StackedData", "discount_powers", "stack_transitions",
+]  # fmt: skip
 
 SCOPES = ("ind", "clu", "pop", "context")
 POPULATION = "population"
 """Key of the random streams of the learner that all patients share."""
+Seeds = int | Sequence[int]
+"""A root seed, or one per learner."""
 _TENSORS = ("rows", "mean", "scale", "reward_scale", "more")
 
 
@@ -39,7 +42,6 @@ class StackedData:
         mean, scale: (P, 1, d): state = (observation - mean) / scale.
         reward_scale: (P,).
         state_dim, action_dim: d and A.
-        described_dim: Leading columns of the state that describe the patient (the clocks follow).
         more: (P, N, A + 4) columns that only some algorithms use: the next decision's action (at an episode's end its
             own), cost, 1 at an episode's first decision, and the share of its patient's episodes with a higher return,
             and with a lower cost (of equals the earlier ones).
@@ -55,7 +57,6 @@ class StackedData:
     reward_scale: Tensor
     state_dim: int
     action_dim: int
-    described_dim: int
     more: Tensor
     episodes: np.ndarray
 
@@ -87,7 +88,7 @@ class StackedData:
         rows, more = (t.gather(1, order.expand(-1, -1, t.shape[-1])) for t in (self.rows, self.more))
         return dataclasses.replace(self, rows=rows, more=more, counts=counts.cpu().numpy())
 
-    def seeds(self, seed: int | Sequence[int]) -> list[int]:
+    def seeds(self, seed: Seeds) -> list[int]:
         """One root seed per learner."""
         return list(seed) if isinstance(seed, Sequence) else [seed] * len(self)
 
@@ -165,10 +166,9 @@ def stack_transitions(
         more[p, : len(group)] = found[group]
         episodes[p] = _outcomes(rewards / reward_scale[p], found[group, actions], transitions.episode[group])
         more[p, :, actions] /= episodes[p, 3]
-    described = d - len(CLOCKS)
     mean32, scale32, reward32 = (torch.as_tensor(a.astype(np.float32)) for a in (mean, scale, reward_scale))
     tensor, extra = torch.from_numpy(rows), torch.from_numpy(more)
-    return StackedData(ids, tensor, counts, mean32, scale32, reward32, d, actions, described, extra, episodes)
+    return StackedData(ids, tensor, counts, mean32, scale32, reward32, d, actions, extra, episodes)
 
 
 def _more_columns(transitions: Transitions, config: OfflineConfig, name: str) -> np.ndarray:
@@ -251,13 +251,7 @@ class BatchSampler:
     """
 
     def __init__(
-        self,
-        data: StackedData,
-        seed: int | Sequence[int],
-        batch: int,
-        normals: int = 0,
-        uniforms: int = 0,
-        more: bool = False,
+        self, data: StackedData, seed: Seeds, batch: int, normals: int = 0, uniforms: int = 0, more: bool = False
     ):
         self._data, self._batch = data, batch
         self._rows = data.rows.flatten(0, 1)
@@ -281,23 +275,15 @@ class BatchSampler:
                 g.random(out=self._uniform[p], dtype=np.float32)
         device = self._rows.device
         places = torch.from_numpy(index).to(device)
-        rows = self._rows[places]
         d, a = self._data.state_dim, self._data.action_dim
-        extra = {}
+        state, action, scalars, next_state = self._rows[places].tensor_split((d, d + a, d + a + 2), -1)
+        normal, uniform = torch.from_numpy(self._normal), 2.0 * torch.from_numpy(self._uniform) - 1.0
+        extra: tuple[Tensor, ...] = ()
         if self._more is not None:
-            found = self._more[places]
-            names = ("cost", "first", "better")
-            extra = {"next_action": found[..., :a], **{name: found[..., a + i] for i, name in enumerate(names)}}
-        return Batch(
-            state=rows[..., :d],
-            action=rows[..., d : d + a],
-            reward=rows[..., d + a],
-            discount=rows[..., d + a + 1],
-            next_state=rows[..., d + a + 2 :],
-            normal=torch.from_numpy(self._normal).to(device),
-            uniform=(2.0 * torch.from_numpy(self._uniform) - 1.0).to(device),
-            **extra,
-        )
+            next_action, more = self._more[places].split([a, 4], -1)
+            extra = next_action, *more.unbind(-1)[:3]
+        reward, discount = scalars.unbind(-1)
+        return Batch(state, action, reward, discount, next_state, normal.to(device), uniform.to(device), *extra)
 
     def state(self) -> str:
         """Position of every stream, as JSON."""

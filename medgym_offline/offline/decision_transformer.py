@@ -47,7 +47,7 @@ class DecisionTransformer(BC):
         (window, action), config = self._widths, self.config
         sizes = (window, *[config.hidden] * config.depth, action)
         steps, own = Steps(config.history, action), [2 * s + 1 for s in seeds]
-        net = StackedTransformer(len(seeds), sizes, seeds=own, output_gain=0.1, steps=steps)
+        net = StackedTransformer(len(seeds), sizes, "relu", seeds=own, output_gain=0.1, steps=steps)
         net.target.fill_(config.target_return)
         return Actors(actor=net)
 

@@ -18,7 +18,7 @@ Source: Lloyd 1982; Arthur and Vassilvitskii 2007 (k-means++).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 
 from medgym_offline.errors import DatasetError
-from medgym_offline.offline.config import OfflineConfig
-from medgym_offline.offline.data import StackedData
-from medgym_offline.offline.networks import each_member, follow, member_seeds
+from medgym_offline.offline.data import Seeds, StackedData
+from medgym_offline.offline.networks import each_member, follow
+from medgym_offline.policies.actor import gated
 from medgym_offline.seeds import generator
 from medgym_offline.stack import StackedMLP
 
-__all__ = ["DiscreteNetworks", "MAX_ROWS", "build_codebook", "build_discrete", "nearest"]
+__all__ = ["DiscreteNetworks", "MAX_ROWS", "build_codebook", "nearest", "picked"]
 
 MAX_ROWS = 20_000
 """Of a learner with more rows, this many drawn without replacement make its book. Not every n-th: an episode of K
@@ -41,7 +41,7 @@ decisions would then show the same few of them each time, those that n hits in a
 _ROUNDS = 25
 
 
-def build_codebook(data: StackedData, count: int, seed: int | Sequence[int] = 0) -> Tensor:
+def build_codebook(data: StackedData, count: int, seed: Seeds = 0) -> Tensor:
     """The codebooks of P learners.
 
     Args:
@@ -147,7 +147,8 @@ class DiscreteNetworks:
         codebook: a_1 .. a_C, (P, C, A).
         extra: (P, B, d) -> (P, B, C); None is nothing: the score is the value in all but GCQL.
         members: E.
-        gate: As in `StackedActor`.
+        gate: As in `StackedActor`; with it the networks have 2C outputs, values and logits, the choice is among the
+            likely codewords, and it is the critic's in the target too.
     """
 
     critic: StackedMLP
@@ -167,7 +168,18 @@ class DiscreteNetworks:
 
     def _values(self, scores: Tensor, state: Tensor) -> Tensor:
         """Q from f, (P, E, B, C)."""
+        if self.gate is not None:
+            return scores.chunk(2, -1)[0]
         return scores if self.extra is None else scores + self.extra(state)[:, None]
+
+    def _choice(self, scores: Tensor) -> Tensor:
+        """c* by the members' mean of f, the first of equals: (P, E, B, C) -> (P, B)."""
+        mean = scores.mean(1)
+        return (mean if self.gate is None else gated(mean, self.gate)).argmax(-1)
+
+    def chosen(self, state: Tensor) -> Tensor:
+        """c*(s): (P, B, d) -> (P, B)."""
+        return self._choice(each_member(self.critic, state, self.members))
 
     def values_each(self, state: Tensor) -> Tensor:
         """Q(s, .) of each member: (P, B, d) -> (P, E, B, C)."""
@@ -176,14 +188,12 @@ class DiscreteNetworks:
     def target_value(self, state: Tensor) -> Tensor:
         """Qbar(s, c*), c* chosen on the members' mean, the smallest of their values: (P, B, d) -> (P, B)."""
         scores = each_member(self.target, state, self.members)
-        chosen = scores.mean(1).argmax(-1)[:, None, :, None].expand(-1, self.members, -1, 1)
-        return self._values(scores, state).gather(-1, chosen).squeeze(-1).amin(1)
+        chosen = self._choice(scores) if self.gate is None else self.chosen(state)
+        return picked(self._values(scores, state), chosen).amin(1)
 
     def policy(self, state: Tensor) -> Tensor:
-        """The chosen codeword, the first of equals: (P, B, d) -> (P, B, A)."""
-        scores = each_member(self.critic, state, self.members).mean(1)
-        chosen = scores.argmax(-1, keepdim=True)
-        return self.codebook.gather(1, chosen.expand(-1, -1, self.codebook.shape[-1]))
+        """The chosen codeword: (P, B, d) -> (P, B, A)."""
+        return self.codebook.gather(1, self.chosen(state)[..., None].expand(-1, -1, self.codebook.shape[-1]))
 
     def q(self, state: Tensor, action: Tensor) -> Tensor:
         """Q (mean over members) of the codeword nearest to an action: (P, B, d), (P, B, A) -> (P, B)."""
@@ -195,20 +205,9 @@ class DiscreteNetworks:
         follow(self.target, self.critic, tau)
 
 
-def build_discrete(
-    seeds: Sequence[int],
-    state_dim: int,
-    codebook: Tensor,
-    config: OfflineConfig,
-    extra: Callable[[Tensor], Tensor] | None = None,
-    heads: int = 1,
-) -> DiscreteNetworks:
-    """Fresh networks, one per seed; a learner's initial weights depend on its own seed alone."""
-    sizes = (state_dim, *[config.hidden] * config.depth, heads * codebook.shape[1])
-    members = member_seeds(seeds, config.ensemble)
-    critic, target = (StackedMLP(len(members), sizes, "relu", seeds=members) for _ in range(2))
-    target.requires_grad_(False)
-    return DiscreteNetworks(critic, target, codebook, extra, config.ensemble)
+def picked(values: Tensor, codes: Tensor) -> Tensor:
+    """Of each member the values (P, E, B, C) of the codewords `codes` (P, B): (P, E, B)."""
+    return values.gather(-1, codes[:, None, :, None].expand(-1, values.shape[1], -1, 1)).squeeze(-1)
 
 
 def _mean_network(net: StackedMLP, members: int) -> StackedMLP:
@@ -216,18 +215,16 @@ def _mean_network(net: StackedMLP, members: int) -> StackedMLP:
     patients, last = net.patients // members, len(net.sizes) - 2
     sizes = (net.sizes[0], *[members * width for width in net.sizes[1:-1]], net.sizes[-1])
     merged = StackedMLP(patients, sizes, net.activation, net.output, seeds=[0] * patients)
-    state = {}
-    for i, (a, b) in enumerate(zip(net.sizes[:-1], net.sizes[1:])):
-        weight = net.state_dict()[f"layers.{i}.weight"].view(patients, members, a, b)
-        bias = net.state_dict()[f"layers.{i}.bias"].view(patients, members, b)
+    state = {name: value.unflatten(0, (patients, members)) for name, value in net.state_dict().items()}
+    for i in range(last + 1):
+        weight, bias = state[f"layers.{i}.weight"], state[f"layers.{i}.bias"]
+        state[f"layers.{i}.bias"] = bias.mean(1) if i == last else bias.reshape(patients, 1, -1)
         if i == last:
-            state[f"layers.{i}.weight"] = (weight / members).flatten(1, 2) if i else weight.mean(1)
-            state[f"layers.{i}.bias"] = bias.mean(1, keepdim=True)
-            continue
-        blocks = weight.new_zeros(patients, 1 if i == 0 else members, a, members, b)
-        for e in range(members):
-            blocks[:, 0 if i == 0 else e, :, e] = weight[:, e]
-        state[f"layers.{i}.weight"] = blocks.flatten(3).flatten(1, 2)
-        state[f"layers.{i}.bias"] = bias.view(patients, 1, -1)
+            merged_weight = (weight / members).flatten(1, 2) if i else weight.mean(1)
+        elif i == 0:
+            merged_weight = torch.cat(weight.unbind(1), -1)
+        else:
+            merged_weight = torch.stack([torch.block_diag(*some) for some in weight])
+        state[f"layers.{i}.weight"] = merged_weight
     merged.load_state_dict(state)
     return merged.to(weight.device)

@@ -28,45 +28,55 @@ Fujimoto et al. 2018 for the smallest value; MedGym paper, appendix C.2.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from medgym_offline.offline.data import Batch
-from medgym_offline.offline.networks import Networks, Objective, Step, build_networks
+from medgym_offline.offline.networks import Networks, Objective, Step
 
-__all__ = ["DQN"]
+__all__ = ["C", "DQN"]
+
+C = TypeVar("C", bound=Networks)
+"""Networks with a critic."""
 
 
-class DQN(Objective):
+class DQN(Objective[C]):
     """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
 
     name = "dqn"
+    activation = "relu"
+    """Of the critics."""
 
-    def build(self, seeds: Sequence[int]) -> Networks:
+    def build(self, seeds: Sequence[int]) -> Any:
         """Fresh networks, one per seed."""
-        return build_networks(seeds, *self._widths, self.config)
+        critic, target = self.critics(seeds, 1, self.activation, self._widths[1])
+        return Networks(critic=critic, target=target, actor=self.actor(seeds), members=self.config.ensemble)
 
-    def steps(self, networks: Networks) -> list[Step]:
+    def steps(self, networks: C) -> list[Step]:
         """Critic first, then the actor."""
         return [
             (networks.critic, self.config.critic_lr, self.critic_loss),
             (networks.actor, self.config.actor_lr, lambda nets, batch: (self.actor_loss(nets, batch), {})),
         ]
 
-    def target(self, networks: Networks, batch: Batch) -> Tensor:
+    def following(self, networks: C, batch: Batch) -> Tensor:
+        """Value of the next state, (P, B)."""
+        return networks.target_q(batch.next_state, networks.policy(batch.next_state))
+
+    def target(self, networks: C, batch: Batch) -> Tensor:
         """y of the Bellman error, (P, B), without gradient."""
         with torch.no_grad():
-            following = networks.target_q(batch.next_state, networks.policy(batch.next_state))
-            return batch.reward + batch.discount * following
+            return batch.reward + batch.discount * self.following(networks, batch)
 
-    def critic_loss(self, networks: Networks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def critic_loss(self, networks: C, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (P,) and numbers to watch, each (P,): "td" (squared Bellman error), "q" (largest |Q| seen)."""
         q = networks.q_each(batch.state, batch.action)
         td = (q - self.target(networks, batch)[:, None]).square().mean(2)
         return td.sum(1), {"td": td.detach().mean(1), "q": q.detach().abs().amax((1, 2))}
 
-    def actor_loss(self, networks: Networks, batch: Batch) -> Tensor:
+    def actor_loss(self, networks: C, batch: Batch) -> Tensor:
         """Loss (P,)."""
         output = networks.actor(batch.state)
         action = torch.tanh(output)

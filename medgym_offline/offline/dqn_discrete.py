@@ -17,20 +17,20 @@ Source: Mnih et al. 2015; MedGym paper, section 5 (its text; its code is the con
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from medgym_offline.offline.config import OfflineConfig
-from medgym_offline.offline.data import Batch, StackedData
-from medgym_offline.offline.discrete import DiscreteNetworks, build_codebook, build_discrete, nearest
+from medgym_offline.offline.data import Batch, Seeds, StackedData
+from medgym_offline.offline.discrete import DiscreteNetworks, build_codebook, nearest, picked
 from medgym_offline.offline.networks import Objective, Step
 
 __all__ = ["DiscreteDQN"]
 
 
-class DiscreteDQN(Objective):
+class DiscreteDQN(Objective[DiscreteNetworks]):
     """Objective of the module's docstring, for P learners at once; every loss is (P,).
 
     Args:
@@ -44,13 +44,20 @@ class DiscreteDQN(Objective):
 
     name = "dqn-discrete"
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: Seeds = 0):
         super().__init__(config, data, seed)
         self.codebook = build_codebook(data, config.codewords, seed)
 
     def build(self, seeds: Sequence[int]) -> DiscreteNetworks:
         """Fresh networks, one per seed."""
-        return build_discrete(seeds, self._widths[0], self.codebook, self.config)
+        return self.networks(seeds)
+
+    def networks(
+        self, seeds: Sequence[int], extra: Callable[[Tensor], Tensor] | None = None, gate: float | None = None
+    ) -> DiscreteNetworks:
+        """The same with `extra` or `gate` of :class:`DiscreteNetworks`."""
+        critic, target = self.critics(seeds, (1 if gate is None else 2) * self.codebook.shape[1])
+        return DiscreteNetworks(critic, target, self.codebook, extra, self.config.ensemble, gate)
 
     def steps(self, networks: DiscreteNetworks) -> list[Step]:
         """The critic alone: the argmax needs no actor."""
@@ -68,8 +75,7 @@ class DiscreteDQN(Objective):
     def critic_loss(self, networks: DiscreteNetworks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (P,) and numbers to watch, each (P,): "td", "q" (largest |Q|), and with a conservative term "gap"."""
         values = networks.values_each(batch.state)
-        code = nearest(self.codebook, batch.action)[:, None, :, None].expand(-1, values.shape[1], -1, 1)
-        q = values.gather(-1, code).squeeze(-1)
+        q = picked(values, nearest(self.codebook, batch.action))
         td = (q - self.target(networks, batch)[:, None]).square().mean(2)
         numbers = {"td": td.detach().mean(1), "q": values.detach().abs().amax((1, 2, 3))}
         gap = self.conservative(batch, values, q)

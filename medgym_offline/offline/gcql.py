@@ -40,15 +40,14 @@ outside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.diseases.base import CLOCKS
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.cql import CQL
-from medgym_offline.offline.data import Batch, StackedData
+from medgym_offline.offline.data import Batch, Seeds, StackedData
 from medgym_offline.offline.networks import Networks
 
 __all__ = ["Ball", "GCQL"]
@@ -69,7 +68,7 @@ class Ball:
 
     def __init__(self, config: OfflineConfig, data: StackedData):
         d, a = data.state_dim, data.action_dim
-        self._columns = data.described_dim
+        self._columns = d - len(CLOCKS)
         self._actions = a if config.guard == "pair" else 0
         self._scale = data.scale[..., : self._columns]
         present = data.present.numpy()
@@ -89,7 +88,7 @@ class Ball:
         )
 
     def outside(self, state: Tensor, actions: Tensor) -> Tensor:
-        """g(s, a): (P, B, d), (P, ..., B, A) -> (P, ..., B)."""
+        """g(s, a): (P, B, d), (P, ..., B, A) -> (P, ..., B); actions (P, ..., 1, A) are those of every state."""
         extra = actions.dim() - 3
         x = (self._scale * state[..., : self._columns] - self._middle).square().sum(-1)
         x = x.view(x.shape[0], *[1] * extra, x.shape[1])
@@ -97,13 +96,6 @@ class Ball:
         limit = self.limit.view(-1, *[1] * (extra + 1))
         distance = torch.sqrt(x + (actions[..., : self._actions] - center).square().sum(-1) + 1e-12)
         return torch.relu(distance - limit)
-
-    def words_outside(self, state: Tensor, codebook: Tensor) -> Tensor:
-        """g(s, a_c) of every codeword in every state: (P, B, d), (P, C, A) -> (P, B, C)."""
-        x = (self._scale * state[..., : self._columns] - self._middle).square().sum(-1)
-        words = (codebook - self.center).square().sum(-1)
-        distance = torch.sqrt(x[:, :, None] + words[:, None] + 1e-12)
-        return torch.relu(distance - self.limit[:, None, None])
 
 
 def _mean(z: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -124,12 +116,12 @@ def _quantile(values: np.ndarray, present: np.ndarray, share: float) -> np.ndarr
     return picked[:, 0] + (at - low) * (picked[:, 1] - picked[:, 0])
 
 
-class GCQL(CQL):
+class GCQL(CQL[Networks]):
     """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
 
     name = "gcql"
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: Seeds = 0):
         super().__init__(config, data, seed)
         self.ball = Ball(config, data)
 

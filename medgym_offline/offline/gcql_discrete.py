@@ -24,6 +24,7 @@ Source: MedGym paper, appendix C.2 (there the distance to the center stands in f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,8 +32,8 @@ from torch import Tensor
 from medgym_offline.errors import MedGymError
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.cql_discrete import DiscreteCQL
-from medgym_offline.offline.data import Batch, StackedData
-from medgym_offline.offline.discrete import DiscreteNetworks, build_discrete
+from medgym_offline.offline.data import Batch, Seeds, StackedData
+from medgym_offline.offline.discrete import DiscreteNetworks
 from medgym_offline.offline.gcql import Ball
 
 __all__ = ["DiscreteGCQL"]
@@ -43,7 +44,7 @@ class DiscreteGCQL(DiscreteCQL):
 
     name = "gcql-discrete"
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: Seeds = 0):
         if config.beta_target or config.guard != "pair":
             raise MedGymError(
                 "gcql-discrete: its guard is on state-action pairs, in the logsumexp and the choice; leave guard and "
@@ -54,14 +55,13 @@ class DiscreteGCQL(DiscreteCQL):
 
     def build(self, seeds: Sequence[int]) -> DiscreteNetworks:
         """Fresh networks, one per seed."""
-        return build_discrete(seeds, self._widths[0], self.codebook, self.config, self._choice_guard)
+        return self.networks(seeds, partial(self._guard, self.config.beta_actor))
 
-    def _choice_guard(self, state: Tensor) -> Tensor:
-        """beta_a*g of every codeword, (P, B, d) -> (P, B, C), without gradient."""
+    def _guard(self, weight: float, state: Tensor) -> Tensor:
+        """`weight` times g of every codeword, (P, B, d) -> (P, B, C), without gradient."""
         with torch.no_grad():
-            return self.config.beta_actor * self.ball.words_outside(state, self.codebook)
+            return weight * self.ball.outside(state, self.codebook[:, :, None]).mT.contiguous()
 
     def guard(self, batch: Batch) -> Tensor:
         """beta_c*g of every codeword, (P, 1, B, C), without gradient."""
-        with torch.no_grad():
-            return self.config.beta_critic * self.ball.words_outside(batch.state, self.codebook)[:, None]
+        return self._guard(self.config.beta_critic, batch.state)[:, None]

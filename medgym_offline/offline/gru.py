@@ -16,56 +16,36 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from medgym_offline.offline.bc import BC
-from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.iql import IQL, ValueNetworks
-from medgym_offline.offline.networks import Actors, member_seeds
-from medgym_offline.seeds import derive_seed
+from medgym_offline.offline.networks import Actors, N, Objective
 from medgym_offline.sequences import StackedGRU
-from medgym_offline.stack import Steps
+from medgym_offline.stack import StackedMLP, Steps
 
 __all__ = ["RecurrentBC", "RecurrentIQL"]
 
-_HISTORY = 8
+
+class Recurrent(Objective[N]):
+    """Every network is a gated recurrent unit on the window; with one hidden layer behind it at `depth` 2."""
+
+    history: ClassVar[int] = 8
+
+    def network(
+        self, seeds: Sequence[int], outputs: int, activation: str = "relu", extra: int = 0, gain: float = 1.0
+    ) -> StackedMLP:
+        """See `Objective`; every activation is a ReLU."""
+        (window, action), config = self._widths, self.config
+        sizes = (window + extra, *[config.hidden] * config.depth, outputs)
+        steps = Steps(config.history, action, extra)
+        return StackedGRU(len(seeds), sizes, "relu", seeds=seeds, output_gain=gain, steps=steps)
 
 
-def _network(
-    seeds: Sequence[int],
-    widths: tuple[int, int],
-    config: OfflineConfig,
-    outputs: int,
-    extra: int = 0,
-    gain: float = 1.0,
-) -> StackedGRU:
-    """A network per seed on windows and actions of these widths; with one hidden layer behind the unit at `depth` 2."""
-    window, action = widths
-    sizes = (window + extra, *[config.hidden] * config.depth, outputs)
-    steps = Steps(config.history, action, extra)
-    return StackedGRU(len(seeds), sizes, "relu", seeds=list(seeds), output_gain=gain, steps=steps)
-
-
-class RecurrentBC(BC):
+class RecurrentBC(Recurrent[Actors], BC):
     """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
 
     name = "gru-bc"
-    history: ClassVar[int] = _HISTORY
-
-    def build(self, seeds: Sequence[int]) -> Actors:
-        """Fresh actors, one per seed."""
-        return Actors(actor=_network([2 * s + 1 for s in seeds], self._widths, self.config, self._widths[1], gain=0.1))
 
 
-class RecurrentIQL(IQL):
+class RecurrentIQL(Recurrent[ValueNetworks], IQL):
     """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
 
     name = "gru-iql"
-    history: ClassVar[int] = _HISTORY
-
-    def build(self, seeds: Sequence[int]) -> ValueNetworks:
-        """Fresh networks, one per seed."""
-        config, widths, action = self.config, self._widths, self._widths[1]
-        members = member_seeds(seeds, config.ensemble)
-        critic, target = (_network(members, widths, config, 1, extra=action) for _ in range(2))
-        target.requires_grad_(False)
-        actor = _network([2 * s + 1 for s in seeds], widths, config, action, gain=0.1)
-        value = _network([derive_seed(s, "offline-value") for s in seeds], widths, config, 1)
-        return ValueNetworks(critic=critic, target=target, actor=actor, members=config.ensemble, value=value)

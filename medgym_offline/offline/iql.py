@@ -47,21 +47,18 @@ class ValueNetworks(Networks):
         return self.value(state).squeeze(-1)
 
 
-class IQL(AWAC):
+class IQL(AWAC[ValueNetworks]):
     """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
 
     name = "iql"
 
     def build(self, seeds: Sequence[int]) -> ValueNetworks:
         """Fresh networks, one per seed."""
-        nets, config = super().build(seeds), self.config
-        sizes = (self._widths[0], *[config.hidden] * config.depth, 1)
-        value = StackedMLP(len(seeds), sizes, "relu", seeds=[derive_seed(s, "offline-value") for s in seeds])
-        return ValueNetworks(**vars(nets), value=value)
+        value = self.network([derive_seed(s, "offline-value") for s in seeds], 1)
+        return ValueNetworks(**vars(super().build(seeds)), value=value)
 
-    def steps(self, networks: Networks) -> list[Step]:
+    def steps(self, networks: ValueNetworks) -> list[Step]:
         """V, critic, actor."""
-        assert isinstance(networks, ValueNetworks)
         return [(networks.value, self.config.critic_lr, self.value_loss), *super().steps(networks)]
 
     def value_loss(self, networks: ValueNetworks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -73,13 +70,10 @@ class IQL(AWAC):
         loss = ((self.config.expectile - (u.detach() < 0).float()).abs() * u.square()).mean(1)
         return loss, {"v": v.detach().mean(1)}
 
-    def target(self, networks: Networks, batch: Batch) -> Tensor:
-        """y of the Bellman error, (P, B), without gradient."""
-        assert isinstance(networks, ValueNetworks)
-        with torch.no_grad():
-            return batch.reward + batch.discount * networks.v(batch.next_state)
+    def following(self, networks: ValueNetworks, batch: Batch) -> Tensor:
+        """V(s'), (P, B)."""
+        return networks.v(batch.next_state)
 
-    def baseline(self, networks: Networks, batch: Batch) -> Tensor:
+    def baseline(self, networks: ValueNetworks, batch: Batch) -> Tensor:
         """V(s), (P, B)."""
-        assert isinstance(networks, ValueNetworks)
         return networks.v(batch.state)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.offline.algorithms import make_objective
+from medgym_offline.offline.algorithms import ALGORITHMS
 from medgym_offline.offline.config import OfflineConfig
-from medgym_offline.offline.data import BatchSampler, StackedData
+from medgym_offline.offline.data import BatchSampler, Seeds, StackedData
 from medgym_offline.policies.actor import StackedActor
 from medgym_offline.policies.history import HistoryPolicy
 from medgym_offline.seeds import derive_seed
@@ -45,9 +45,9 @@ class Learner:
         config: Settings.
     """
 
-    def __init__(self, algorithm: str, data: StackedData, seed: int | Sequence[int], config: OfflineConfig):
+    def __init__(self, algorithm: str, data: StackedData, seed: Seeds, config: OfflineConfig):
         self.config = config
-        self.objective = make_objective(algorithm, config, data, seed)
+        self.objective = ALGORITHMS[algorithm](config, data, seed)
         seeds = [derive_seed(s, "offline-networks", key) >> 2 for s, key in zip(data.seeds(seed), data.keys)]
         data = self.objective.rows(data)
         self.networks = self.objective.build(seeds)
@@ -81,7 +81,9 @@ class Learner:
         waits = (self.done + 1) % self.objective.delay != 0
         for (parameters, loss_of), optimizer in list(zip(self._steps, self._optimizers))[: -1 if waits else None]:
             loss, numbers = loss_of(self.networks, batch)
-            _step(optimizer, parameters, loss)
+            for parameter, gradient in zip(parameters, torch.autograd.grad(loss.sum(), parameters)):
+                parameter.grad = gradient  # of these parameters only
+            optimizer.step()
             self._numbers |= numbers
         if not waits:
             self.networks.update_target(self.config.tau)
@@ -123,17 +125,6 @@ class Learner:
         copy.load_state_dict({name: value.float() for name, value in state.items()})
         return copy
 
-    def codebook(self) -> Tensor | None:
-        """(P, C, A) on the CPU; None where actions are continuous."""
-        book = self.networks.codebook
-        return None if book is None else book.cpu()
-
-    @property
-    def gate(self) -> float | None:
-        """Of a policy that chooses among likely codewords; see `StackedActor`."""
-        gate: float | None = self.networks.gate
-        return gate
-
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs to go on as if never interrupted; tensors, numbers and text only."""
         return {
@@ -159,23 +150,16 @@ class Learner:
         self.done, self.log, self.stopped = state["done"], json.loads(state["log"]), dict(state["stopped"])
 
 
-def _step(optimizer: torch.optim.Optimizer, parameters: list[Any], loss: Tensor) -> None:
-    """One step down the summed losses; gradients of `parameters` only."""
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss.sum(), parameters)):
-        parameter.grad = gradient
-    optimizer.step()
-
-
 def actor_parts(learner: Learner, count: int) -> dict[str, Any]:
     """The actors of the first `count` learners as they are now, as plain tensors and text."""
-    net, book = learner.finished_actor(), learner.codebook()
+    net, book = learner.finished_actor(), learner.networks.codebook
     return {
         "net": {key: value.detach()[:count].clone() for key, value in net.state_dict().items()},
         "kind": net.kind,
         "sizes": list(net.sizes),
         "activation": net.activation,
-        "codebook": None if book is None else book[:count].clone(),
-        "gate": learner.gate,
+        "codebook": None if book is None else book[:count].cpu().clone(),
+        "gate": learner.networks.gate,
     }
 
 

@@ -18,21 +18,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from medgym_offline.offline.config import OfflineConfig
-from medgym_offline.offline.data import Batch, StackedData
+from medgym_offline.offline.data import Batch, Seeds, StackedData
 from medgym_offline.seeds import derive_seed
 from medgym_offline.stack import StackedMLP
 
-__all__ = [
-    "Actors", "Networks", "Objective", "Step", "build_actor", "build_networks", "each_member", "follow", "member_seeds",
-    "relu_network",
-]  # fmt: skip
+__all__ = ["Actors", "Networks", "Objective", "Step", "each_member", "follow", "member_seeds", "relu_network"]
 
 
 def relu_network(net: StackedMLP, rows: Tensor) -> Tensor:
@@ -73,10 +70,8 @@ class _ReLUNetwork(torch.autograd.Function):
                 torch.sum(d, 0, keepdim=True, out=found[2 * i + 1][p])
                 if i:
                     h, weight, below = inputs[i][p], parameters[2 * i][p], spare[i]
-                    if d.shape[1] == 1:
-                        torch.mul(
-                            d, weight.T, out=below
-                        )  # an outer product; several times faster than as a matrix product
+                    if d.shape[1] == 1:  # an outer product; several times faster than as a matrix product
+                        torch.mul(d, weight.T, out=below)
                     else:
                         torch.mm(d, weight.T, out=below)
                     d = torch.ops.aten.threshold_backward.grad_input(below, h, 0, grad_input=below)
@@ -172,30 +167,15 @@ class Networks(Actors):
         follow(self.target, self.critic, tau)
 
 
-def build_networks(
-    seeds: Sequence[int], state_dim: int, action_dim: int, config: OfflineConfig, critic_activation: str = "relu"
-) -> Networks:
-    """Fresh networks, one per seed; a learner's initial weights depend on its own seed alone."""
-    hidden, members = [config.hidden] * config.depth, member_seeds(seeds, config.ensemble)
-    sizes = (state_dim + action_dim, *hidden, 1)
-    critic, target = (StackedMLP(len(members), sizes, critic_activation, seeds=members) for _ in range(2))
-    target.requires_grad_(False)
-    actor = build_actor(seeds, state_dim, action_dim, config)
-    return Networks(critic=critic, target=target, actor=actor, members=config.ensemble)
-
-
-def build_actor(seeds: Sequence[int], state_dim: int, action_dim: int, config: OfflineConfig) -> StackedMLP:
-    """Fresh actors, one per seed, the output before the tanh."""
-    # A small last layer: the first actions are moderate and the tanh is not saturated from the start.
-    sizes = (state_dim, *[config.hidden] * config.depth, action_dim)
-    return StackedMLP(len(seeds), sizes, "tanh", seeds=[2 * s + 1 for s in seeds], output_gain=0.1)
-
-
 Step = tuple[StackedMLP, float, Callable[[Any, Batch], tuple[Tensor, dict[str, Tensor]]]]
 """What one gradient step changes, its step size, and its loss (P,) with numbers to watch (P,)."""
 
 
-class Objective(ABC):
+N = TypeVar("N")
+"""Networks of an objective: `Actors`, `Networks` or `DiscreteNetworks`."""
+
+
+class Objective(ABC, Generic[N]):
     """What P learners minimize, each on its own slice; every loss is (P,).
 
     Args:
@@ -220,7 +200,7 @@ class Objective(ABC):
     history: ClassVar[int] = 1
     settings: ClassVar[Mapping[str, Any]] = {}
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: Seeds = 0):
         self.config = config
         self._widths = data.state_dim, data.action_dim
 
@@ -228,12 +208,32 @@ class Objective(ABC):
         """The slices to learn from, given those it was made with."""
         return data
 
-    @abstractmethod
-    def build(self, seeds: Sequence[int]) -> Any:
-        """Fresh networks, one per seed: `Actors`, `Networks` or `DiscreteNetworks`."""
+    def network(
+        self, seeds: Sequence[int], outputs: int, activation: str = "relu", extra: int = 0, gain: float = 1.0
+    ) -> StackedMLP:
+        """A fresh network per seed, on states and `extra` columns behind them; its weights depend on its seed alone."""
+        sizes = (self._widths[0] + extra, *[self.config.hidden] * self.config.depth, outputs)
+        return StackedMLP(len(seeds), sizes, activation, seeds=seeds, output_gain=gain)
+
+    def actor(self, seeds: Sequence[int]) -> StackedMLP:
+        """Fresh actors, one per seed, the output before the tanh."""
+        # A small last layer: the first actions are moderate and the tanh is not saturated from the start.
+        return self.network([2 * s + 1 for s in seeds], self._widths[1], "tanh", gain=0.1)
+
+    def critics(
+        self, seeds: Sequence[int], outputs: int, activation: str = "relu", extra: int = 0
+    ) -> tuple[StackedMLP, StackedMLP]:
+        """Fresh critics, the ensembles of a learner side by side, and their copies to come."""
+        members = member_seeds(seeds, self.config.ensemble)
+        critic, target = (self.network(members, outputs, activation, extra) for _ in range(2))
+        return critic, target.requires_grad_(False)
 
     @abstractmethod
-    def steps(self, networks: Any) -> list[Step]:
+    def build(self, seeds: Sequence[int]) -> Any:
+        """Fresh networks `N`, one per seed."""
+
+    @abstractmethod
+    def steps(self, networks: N) -> list[Step]:
         """The gradient steps of one update, in order: which stack, its step size, and its loss.
 
         A loss takes (networks, batch) and returns (P,) and numbers to watch (P,); "q" among them is the largest |Q|,

@@ -44,7 +44,8 @@ def states_of(transitions: Transitions, history: int) -> tuple[np.ndarray, np.nd
 
 def state_scale(observations: np.ndarray, about: Transitions, history: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and scale of states, from observations (N, d) of the dataset `about`."""
-    mean, scale = _standard(observations)
+    mean = observations.mean(0, dtype=np.float64)
+    scale = np.maximum(observations.std(0, dtype=np.float64), _SMALLEST_SCALE)
     if history == 1:
         return mean, scale
     # The clocks are shares already, and networks over windows read the time from them. An interval is in units of the
@@ -54,9 +55,3 @@ def state_scale(observations: np.ndarray, about: Transitions, history: int) -> t
     units = np.ones(width)
     units[-2] = process.reference_interval / process.horizon
     return np.tile(np.r_[mean, 0.0 * units], history)[:-width], np.tile(np.r_[scale, units], history)[:-width]
-
-
-def _standard(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and scale (d,) of observations (N, d)."""
-    spread = observations.std(0, dtype=np.float64)
-    return observations.mean(0, dtype=np.float64), np.maximum(spread, _SMALLEST_SCALE)

@@ -20,31 +20,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from medgym_offline.offline.config import OfflineConfig
-from medgym_offline.offline.data import Batch, StackedData
-from medgym_offline.offline.dqn import DQN
-from medgym_offline.offline.networks import Networks, build_actor, build_networks, follow
+from medgym_offline.offline.data import Batch, Seeds, StackedData
+from medgym_offline.offline.dqn import DQN, C
+from medgym_offline.offline.networks import Networks, follow
 from medgym_offline.stack import StackedMLP
 
 __all__ = ["TD3BC", "TD3Networks", "TwinDQN", "relative"]
 
 
-class TwinDQN(DQN):
+class TwinDQN(DQN[C]):
     """DQN with at least two critics: what actor-critics of the TD3 family share."""
 
-    activation = "relu"
-
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: Seeds = 0):
         super().__init__(dataclasses.replace(config, ensemble=max(2, config.ensemble)), data, seed)
-
-    def build(self, seeds: Sequence[int]) -> Any:
-        """Fresh networks, one per seed."""
-        return build_networks(seeds, *self._widths, self.config, self.activation)
 
 
 def relative(q: Tensor) -> Tensor:
@@ -68,41 +61,33 @@ class TD3Networks(Networks):
         follow(self.target_actor, self.actor, tau)
 
 
-class TD3BC(TwinDQN):
+class TD3BC(TwinDQN[TD3Networks]):
     """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
 
     name = "td3bc"
     normals = 1
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: Seeds = 0):
         super().__init__(config, data, seed)
         self.delay = config.delay
 
     def build(self, seeds: Sequence[int]) -> TD3Networks:
         """Fresh networks, one per seed."""
         nets = super().build(seeds)
-        copy = build_actor(seeds, *self._widths, self.config).requires_grad_(False)
-        return TD3Networks(**vars(nets), target_actor=copy)
+        return TD3Networks(**vars(nets), target_actor=self.actor(seeds).requires_grad_(False))
 
-    def next_action(self, networks: TD3Networks, batch: Batch) -> Tensor:
-        """a' of the target, (P, B, A)."""
+    def following(self, networks: TD3Networks, batch: Batch) -> Tensor:
+        """Value of the next state under a', (P, B)."""
         spread, bound = self.config.smoothing
         noise = (spread * batch.normal[:, 0]).clamp(-bound, bound)
-        return (torch.tanh(networks.target_actor(batch.next_state)) + noise).clamp(-1.0, 1.0)
-
-    def target(self, networks: Networks, batch: Batch) -> Tensor:
-        """y of the Bellman error, (P, B), without gradient."""
-        assert isinstance(networks, TD3Networks)
-        with torch.no_grad():
-            action = self.next_action(networks, batch)
-            following = networks.target_q(batch.next_state, action) - self.penalty(batch, action)
-            return batch.reward + batch.discount * following
+        action = (torch.tanh(networks.target_actor(batch.next_state)) + noise).clamp(-1.0, 1.0)
+        return networks.target_q(batch.next_state, action) - self.penalty(batch, action)
 
     def penalty(self, batch: Batch, action: Tensor) -> Tensor | float:
         """Subtracted from the following value, (P, B); nothing here."""
         return 0.0
 
-    def actor_loss(self, networks: Networks, batch: Batch) -> Tensor:
+    def actor_loss(self, networks: TD3Networks, batch: Batch) -> Tensor:
         """Loss (P,)."""
         action = networks.policy(batch.state)
         imitation = (action - batch.action).square().mean((1, 2))

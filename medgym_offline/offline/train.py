@@ -59,7 +59,7 @@ def train(
     else is in it changes a learner's result.
 
     Args:
-        algorithm: A name in `ALGORITHMS` or `ALIASES`.
+        algorithm: A name in `ALGORITHMS`.
         transitions: The dataset; timing, decisions and view of the policy are taken from it.
         scope: "ind": one learner per patient on its own episodes; "pop": one learner on all; "clu", "context": as
             `people` says.
@@ -165,7 +165,8 @@ def train_seeds(
                 current = None
             while learner.done < config.updates:
                 learner.update()
-                bar.advance(1, **_shown(learner))
+                last = learner.log[-1] if learner.log else {}
+                bar.advance(1, **{key: last[key] for key in ("mse", "td", "gap", "q") if key in last})
                 if learner.done in kept or learner.done == config.updates:
                     actors[str(learner.done)] = actor_parts(learner, len(members))
                 if resume and learner.done % _SAVE_EVERY == 0 and learner.done < config.updates:
@@ -184,7 +185,10 @@ def train_seeds(
     for number, seed in enumerate(seeds):
         failed = {data.keys[place]: told for (place, whose), told in why.items() if whose == seed}
         if len(failed) == len(data):
-            raise _all_failed(algorithm, failed)
+            key, told = next(iter(failed.items()))
+            raise MedGymError(
+                f"{algorithm}: every learner failed ({key} {told}); lower the learning rates or check the rewards"
+            )
         for key, told in failed.items():
             warnings.warn(f"{algorithm}: learner {key} {told}; its last healthy actor is used", stacklevel=3)
         origin = {**task, "seed": seed, "stopped": failed, "code": code_version(), "torch": torch.__version__}
@@ -244,27 +248,16 @@ def asked(
     people: Clusters | Contexts | None = None,
 ) -> dict[str, Any]:
     """What a policy's file says it was asked to learn, its seed aside."""
-    about = {"algorithm": algorithm, "dataset": transitions.dataset_id, "identity": transitions.identity}
     return {
-        **about,
+        "algorithm": algorithm,
+        "dataset": transitions.dataset_id,
+        "identity": transitions.identity,
         **({} if transitions.view == FULL else {"view": transitions.view}),
         "scope": scope,
         "config": config.to_dict(),
         **transitions.people(patients),
         **({} if people is None else people.facts()),
     }
-
-
-def _all_failed(algorithm: str, stopped: dict[str, str]) -> MedGymError:
-    first = next(iter(stopped))
-    return MedGymError(
-        f"{algorithm}: every learner failed ({first} {stopped[first]}); lower the learning rates or check the rewards"
-    )
-
-
-def _shown(learner: Learner) -> dict[str, float | str]:
-    last = learner.log[-1] if learner.log else {}
-    return {key: last[key] for key in ("mse", "td", "gap", "q") if key in last}
 
 
 def _merge(logs: list[list[dict[str, float]]], counts: list[int]) -> list[dict[str, float]]:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -30,24 +31,31 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict, Unpack
 
+from medgym_offline.compute import check_device
+from medgym_offline.config import to_values
 from medgym_offline.diseases.base import FULL
-from medgym_offline.engine import blocks, run
+from medgym_offline.engine import blocks, check_engine, report, run
 from medgym_offline.envs.process import ProcessConfig
+from medgym_offline.errors import MedGymError
 from medgym_offline.files import code_version, command_line
-from medgym_offline.online.actors import fingerprint, stacked_actor
+from medgym_offline.online.actors import fingerprint, stacked_actor, tensor_hash
 from medgym_offline.online.config import (
     EARLY,
     PEOPLE,
     RELEASE,
+    SHARED,
     BehaviorRecipe,
+    TrainConfig,
     behavior_path,
     load_behavior,
     load_recipe,
     require_trained,
 )
-from medgym_offline.online.jobs import EngineOptions, LearnedFrom, early, joined_state, train_block
 from medgym_offline.online.learner import TrainState
 from medgym_offline.online.networks import GaussianActor
+from medgym_offline.online.train import live_numbers, train, training_facts
+from medgym_offline.online.watching import Gap, Passing, keep_patient, keep_way, nearest_to_share, way_of
+from medgym_offline.patients import people_hash
 from medgym_offline.policies.files import TrainResult
 
 if TYPE_CHECKING:
@@ -55,12 +63,133 @@ if TYPE_CHECKING:
     from medgym_offline.policies.actor import StackedActor
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["BehaviorRun", "RELEASE", "behavior_path", "load_behavior", "train_behavior", "train_behavior_files"]
+__all__ = [
+    "BehaviorRun", "EngineOptions", "RELEASE", "behavior_path", "load_behavior", "train_behavior",
+    "train_behavior_files",
+]  # fmt: skip
 
 Name = tuple[str, str]
 """(scope or early policy, timing)."""
 Trained: TypeAlias = "TrainResult[dict[str, Tensor]]"
-SHARED = ("dr", "pop", *PEOPLE)
+
+
+# -- jobs --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Where training runs: see :func:`medgym_offline.engine.run`; `device` other than the CPU needs engine "local".
+
+    Raises:
+        MedGymError: As `check_engine` and `check_device`, and for a GPU shared by several processes.
+    """
+
+    engine: str = "local"
+    workers: int | None = None
+    address: str | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_engine(self.engine, self.workers, self.address)
+        if check_device(self.device) != "cpu" and self.engine != "local":
+            raise MedGymError(f"device {self.device!r} needs engine 'local': one process uses the whole GPU")
+
+
+def train_block(
+    bank: SimulatorBank,
+    process: ProcessConfig,
+    config: TrainConfig,
+    initial: StackedActor | None,
+    checkpoint: str | None,
+    patience: int,
+    device: str,
+    embeddings: Tensor | None = None,
+) -> dict[str, Any]:
+    """Train one policy for all patients of a bank (or a cluster's), or the policies of one block of patients.
+
+    Args:
+        bank: Simulators of the block's patients (or the population simulator).
+        process, config, initial, checkpoint: As :func:`medgym_offline.online.train.train`.
+        patience: Early stop after so many updates without a better return; 0: never.
+        device: Torch device.
+        embeddings: As of :func:`medgym_offline.online.train.train`.
+
+    Returns:
+        The update reached and the state's tensors (but a replay buffer's).
+    """
+
+    def watch(state: TrainState) -> bool:
+        report(state.update / config.updates, **live_numbers(state.log))
+        if config.shared:
+            keep_way(state, config.updates)
+        return patience > 0 and keep_patient(state, patience)
+
+    bank = bank.to(device)
+    trained = train(
+        bank, process, config, initial, checkpoint=checkpoint, progress=False, watch=watch, embeddings=embeddings
+    )
+    state = trained.state.without_replay().to("cpu")
+    if patience:
+        stopped = state.kept["stopped_at"] >= 0
+        state.actor = torch.where(stopped.unsqueeze(1), state.kept["stopped_actor"], state.actor)
+    return {"update": state.update, "tensors": state.tensors()}
+
+
+def early(
+    bank: SimulatorBank,
+    process: ProcessConfig,
+    expert: StackedActor,
+    recipe: BehaviorRecipe,
+    source: str,
+    shares: Sequence[float],
+    way: dict[str, Tensor] | None,
+    device: str,
+) -> dict[str, Any]:
+    """Early-stopped policies of a block of patients, or of all.
+
+    Args:
+        bank: Simulators that random, expert and the candidates are scored on.
+        process: Decision process.
+        expert: Fully trained policy.
+        recipe: Seed and episodes of the scoring; training of a policy per patient.
+        source: Scope whose training they are taken from; of a policy per patient it is done here, from scratch, until
+            all have passed the shares.
+        shares: Wanted shares of the gap.
+        way: What the state of a shared policy has kept.
+        device: Torch device.
+
+    Returns:
+        Lists with an entry for each of `shares`: `theta` `(P, n)`, `share` reached and `update`, `(P,)` or one number
+        when shared; and the returns `random` and `expert` `(P,)`.
+    """
+    bank = bank.to(device)
+    place = bank.world(recipe.early_world or bank.current_world)
+    gap = Gap.measure(place, process, expert, recipe.seed, recipe.early_episodes)
+    if way is not None:
+        found = nearest_to_share(gap, way_of(way), shares)
+    else:
+        passing = [Passing(gap, share) for share in shares]
+
+        def watch(state: TrainState) -> bool:
+            report(state.update / recipe.early_updates, **live_numbers(state.log))
+            stops = [one(state) for one in passing]  # every one looks at the state, so no lazy `all`
+            return all(stops)
+
+        train(bank, process, replace(recipe.config(source), updates=recipe.early_updates), progress=False, watch=watch)
+        found = [(one.update, one.theta, one.share) for one in passing]  # type: ignore[misc]
+    update, theta, share = (list(values) for values in zip(*found))
+    return {"theta": theta, "share": share, "update": update, "random": gap.random, "expert": gap.expert}
+
+
+def joined_state(parts: Sequence[Mapping[str, Any]]) -> TrainState:
+    """The state of a whole stack from those of its blocks; logs of unequal length are padded with NaN."""
+    longest, tensors = max(part["update"] for part in parts), {}
+    for name in parts[0]["tensors"]:
+        values, log = [part["tensors"][name] for part in parts], name.startswith("log.")
+        if log:
+            values = [torch.cat([v, v.new_full((longest - len(v), v.shape[1]), torch.nan)]) for v in values]
+        tensors[name] = torch.cat(values, 1 if log else 0)
+    return TrainState.from_tensors(longest, tensors)
 
 
 # -- a run -------------------------------------------------------------------------------------------------------------
@@ -107,11 +236,10 @@ class BehaviorRun:
         people: Sequence[Clusters | Contexts] = (),
     ):
         self.bank = bank if split is None else bank.select(list(bank.people(split)))
-        self.learned_from = LearnedFrom(self.bank, split, {one.scope: one for one in people})
+        self.split, self.sharing = split, {one.scope: one for one in people}
         self.recipe, self.progress, self.view = recipe or load_recipe(disease=bank.disease.name), progress, view
         self.folder = None if checkpoints is None else Path(checkpoints)
         self.options = options or EngineOptions()
-        self.options.check()
         self.results: dict[Name, Trained] = {}
         self.early: dict[Name, StackedActor] = {}
         self._blocks = [list(block) for block in blocks(len(self.bank), self.recipe.shard)]
@@ -129,10 +257,38 @@ class BehaviorRun:
         trained |= {source for source in sources if source[0] in SHARED}
         trained |= {("dr", timing) for scope, timing in trained if scope == "ind"}
         for scope, _ in trained:
-            self.learned_from.require(scope)
+            self._require(scope)
         self._stage("shared policies", sorted(n for n in trained if n[0] in SHARED))
         self._stage("individual policies", sorted(n for n in trained if n[0] not in SHARED))
         self._early(sources)
+
+    def _require(self, scope: str) -> None:
+        """Refuse, before anything is trained, a scope that would look at others, or lacks what tells people apart."""
+        if scope == "pop" and self.split is not None:
+            raise MedGymError(
+                "scope 'pop' learns on the population simulator, which was fitted to the people of both sides of the "
+                "split; take 'dr', one policy on the simulators of one side, or give no split"
+            )
+        if scope in PEOPLE:
+            if self.split != "train":
+                raise MedGymError(f"scope {scope!r} is for new people: it learns from train people; give split 'train'")
+            if scope not in self.sharing:
+                raise MedGymError(f"scope {scope!r} needs people_of({scope!r}, bank, ...) of medgym_offline.people")
+            self.sharing[scope].groups(self.bank.patients)
+
+    def _groups(self, scope: str) -> dict[str, tuple[SimulatorBank, Tensor | None]]:
+        """Simulators that one policy learns on, and what it is told of each person, by the end of the job's name.
+
+        The name holds who they are: a run's folder can then hold jobs of several clusterings, or records.
+        """
+        if scope == "pop":
+            return {"": (self.bank.population(), None)}
+        if scope not in PEOPLE:
+            return {"": (self.bank, None)}
+        return {
+            f"-{(people_hash(ids) if told is None else tensor_hash(told))[:12]}": (self.bank.select(ids), told)
+            for ids, told in self.sharing[scope].groups(self.bank.patients)
+        }
 
     def _stage(self, title: str, names: list[Name]) -> None:
         todo = {name: self._jobs(name) for name in names if name not in self.results}
@@ -145,7 +301,7 @@ class BehaviorRun:
             return {}
         patients = hashlib.sha256("\n".join(self.bank.patients).encode()).hexdigest()
         key = {  # what decides the results of every job
-            "recipe": self.recipe.to_dict(),
+            "recipe": to_values(self.recipe),
             "bank": {"name": self.bank.name, "hash": self.bank.content_hash, "world": self.bank.current_world},
             "patients": {"count": len(self.bank), "sha256": patients},
             "device": self.options.device.split(":")[0],
@@ -158,14 +314,18 @@ class BehaviorRun:
     def _process(self, timing: str) -> ProcessConfig:
         return self.recipe.process(timing, self.bank.disease.name, self.view)  # type: ignore[arg-type]
 
+    def _cut(self, key: str, bank: SimulatorBank) -> dict[str, SimulatorBank]:
+        """Simulators of the blocks of patients, by the names of their jobs."""
+        return {f"{key}-{n:03d}": bank.select(block) for n, block in enumerate(self._blocks)}
+
     def _jobs(self, name: Name) -> dict[str, tuple[Any, ...]]:
         """Jobs of one scope and timing: arguments of :func:`train_block`."""
         scope, timing = name
         if scope in SHARED:
-            groups = {f"{scope}-{timing}{end}": group for end, group in self.learned_from.groups(scope).items()}
+            groups = {f"{scope}-{timing}{end}": group for end, group in self._groups(scope).items()}
         else:
             bank = self.bank.world("true") if scope == "oracle" else self.bank
-            groups = {f"{scope}-{timing}-{n:03d}": (bank.select(block), None) for n, block in enumerate(self._blocks)}
+            groups = {key: (some, None) for key, some in self._cut(f"{scope}-{timing}", bank).items()}
         initial = self.results["dr", timing].policy if scope == "ind" else None
         config = self.recipe.config(scope, None if initial is None else fingerprint(cast("StackedActor", initial)))
         rest = (self.recipe.patience, self.options.device)
@@ -178,17 +338,12 @@ class BehaviorRun:
 
     def _result(self, name: Name, jobs: Mapping[str, tuple[Any, ...]], state: TrainState) -> Trained:
         ids, config = [patient for job in jobs.values() for patient in job[0].patients], next(iter(jobs.values()))[2]
-        stopped = {ids[i]: int(u) for i, u in enumerate(state.stopped) if u >= 0}
-        provenance = {
-            "training": config.to_dict(),
-            "process": self._process(name[1]).to_dict(),
-            "updates": state.update,
-            "stopped": stopped,
-            "final": {n: round(float(v[-10:].nanmean()), 5) for n, v in sorted(state.log.items())},
-        }
+        provenance = training_facts(config, self._process(name[1]), state, ids)
+        provenance["final"] = {n: round(float(v[-10:].nanmean()), 5) for n, v in sorted(state.log.items())}
         if "stopped_at" in state.kept:
             provenance["stopped_early"] = state.kept["stopped_at"].tolist()
-        return TrainResult(self._actor(state.actor, name, provenance), state.log, stopped, state=state)
+        actor = self._actor(state.actor, name, provenance)
+        return TrainResult(actor, state.log, provenance["stopped"], state=state)
 
     def _actor(self, theta: Tensor, name: Name, provenance: dict[str, Any]) -> StackedActor:
         """The policy with parameters `theta` of a scope and timing, with what was made of what."""
@@ -198,22 +353,24 @@ class BehaviorRun:
             "scope": scope,
             "algorithm": self.recipe.algorithm,
             "seed": self.recipe.seed,
-            "recipe": self.recipe.to_dict(),
+            "recipe": to_values(self.recipe),
             "recipe_hash": self.recipe.content_hash,
             "bank": self.bank.name,
             "bank_hash": self.bank.content_hash,
             "world": self.bank.current_world,
             "code": code_version(),
             "command": command_line(),
-            **self.learned_from.facts(scope),
+            **({"people": {"split": self.split, "sha256": people_hash(self.bank.patients)}} if self.split else {}),
+            **(self.sharing[scope].facts() if scope in PEOPLE else {}),
         }
         patients: Sequence[str] | None = self.bank.patients
         if scope in SHARED:
             patients = None if len(theta) == 1 else [f"{scope} {number}" for number in range(len(theta))]
-        told = next(iter(self.learned_from.groups(scope).values()))[1]
+        told = next(iter(self._groups(scope).values()))[1]
         width = process.observation_dim + (0 if told is None else told.shape[1])
         shape = GaussianActor((width, hidden, hidden, process.action_dim))
-        return self.learned_from.finish(scope, stacked_actor(shape, theta, patients, process, made | provenance))
+        actor = stacked_actor(shape, theta, patients, process, made | provenance)
+        return self.sharing[scope].finish(actor) if scope in PEOPLE else actor
 
     def _early(self, sources: Mapping[Name, list[str]]) -> None:
         """Early policies: (scope whose training they are taken from, timing) -> their names."""
@@ -223,13 +380,8 @@ class BehaviorRun:
             way = self.results[source].state.kept if scope in SHARED else None
             expert, key = self.results[_expert(scope), timing].policy, f"early-{scope}-{timing}"
             rest = (self.recipe, scope, shares, way, self.options.device)
-            jobs[source] = {key: (self.bank, self._process(timing), expert, *rest)}
-            if way is None:
-                banks = [self.bank.select(block) for block in self._blocks]
-                jobs[source] = {
-                    f"{key}-{n:03d}": (bank, self._process(timing), expert.select(bank.patients), *rest)
-                    for n, bank in enumerate(banks)
-                }
+            banks, process = self._cut(key, self.bank) if way is None else {key: self.bank}, self._process(timing)
+            jobs[source] = {name: (bank, process, expert.select(bank.patients), *rest) for name, bank in banks.items()}
         found = self._run(early, {key: job for some in jobs.values() for key, job in some.items()}, "early policies")
         for source, members in sources.items():
             parts = [found[key] for key in jobs[source]]
@@ -284,7 +436,7 @@ def train_behavior(
 
     Raises:
         UnknownNameError: For an unknown scope or timing.
-        MedGymError: If `checkpoints` belongs to another recipe; as `EngineOptions.check`; a scope for new people
+        MedGymError: If `checkpoints` belongs to another recipe; as `EngineOptions`; a scope for new people
             without train people, or with `people` that were not made of these.
     """
     behavior_path(bank.name, scope, timing)

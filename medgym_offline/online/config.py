@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from medgym_offline.config import configuration, from_values, read, to_values
+from medgym_offline.config import Count, NonNegative, Positive, Share, configuration, from_values, read, to_values
 from medgym_offline.diseases.base import FULL
 from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
@@ -25,16 +25,12 @@ if TYPE_CHECKING:
     from medgym_offline.policies.actor import StackedActor
 
 __all__ = [
-    "ALGORITHMS", "Algorithm", "BehaviorRecipe", "EARLY", "PEOPLE", "RELEASE", "SCOPES", "TIMINGS", "TrainConfig",
-    "behavior_path", "load_behavior", "load_recipe", "require_trained",
+    "ALGORITHMS", "Algorithm", "BehaviorRecipe", "EARLY", "PEOPLE", "RELEASE", "SCOPES", "SHARED", "TIMINGS",
+    "TrainConfig", "behavior_path", "load_behavior", "load_recipe", "require_trained",
 ]  # fmt: skip
 
 Algorithm = Literal["trpo", "trpo-lag", "ppo", "ppo-lag", "sac"]
 ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 @configuration("training config")
@@ -166,6 +162,9 @@ PEOPLE: dict[str, str] = {
 }
 """Scopes for new people (:mod:`medgym_offline.people`); they have the settings of dr, and none is shipped."""
 
+SHARED = ("dr", "pop", *PEOPLE)
+"""Scopes in which people share a policy."""
+
 EARLY: dict[str, tuple[str, float]] = {
     "ind-replay-25": ("ind-scratch", 0.25),
     "ind-medium": ("ind-scratch", 0.5),
@@ -179,9 +178,6 @@ EARLY: dict[str, tuple[str, float]] = {
 
 The expert is the fully trained policy of the first word: ind for ind-medium, although that starts from dr and its early
 form cannot (dr is past nine tenths of the gap before the first update)."""
-
-BEHAVIORS: tuple[str, ...] = (*SCOPES, *EARLY)
-"""Names of the behavior policies of a bank."""
 
 
 TIMINGS = ("adaptive", "fixed")
@@ -241,7 +237,7 @@ class BehaviorRecipe:
         """
         require_trained(scope)
         fixed = {"algorithm": self.algorithm, "seed": self.seed, "fine_tune_from": fine_tune_from}
-        fixed |= {"shared": scope in ("pop", "dr", *PEOPLE)}
+        fixed |= {"shared": scope in SHARED}
         return TrainConfig.from_dict({**self.settings.get("dr" if scope in PEOPLE else scope, {}), **fixed})  # type: ignore[call-overload]
 
     def process(self, timing: Timing, disease: str, view: str = FULL) -> ProcessConfig:
@@ -249,14 +245,10 @@ class BehaviorRecipe:
         kind = (timing, self.decisions, self.reward)
         return ProcessConfig(*kind, path_costs=self.path_costs, disease=disease, view=view)  # type: ignore[arg-type]
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able recipe."""
-        return to_values(self)
-
     @property
     def content_hash(self) -> str:
         """SHA-256 of the recipe."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(to_values(self), sort_keys=True).encode()).hexdigest()
 
 
 def require_trained(scope: str) -> None:
@@ -282,14 +274,14 @@ def behavior_path(
 ) -> Path:
     """Where the behavior policy of (bank, scope, timing) lies: `<bank>-<scope>-<timing>.safetensors`.
 
-    `scope` is any of :data:`BEHAVIORS`: "ind", "pop", "dr", "ind-scratch", or early-stopped:
-    "ind-medium", "pop-medium", "dr-replay-25", "dr-replay-50", "dr-replay-75"; or of :data:`PEOPLE`.
+    `scope` is any of :data:`SCOPES`, or early-stopped, of :data:`EARLY`; or of :data:`PEOPLE`.
 
     Raises:
         UnknownNameError: For an unknown scope or timing.
     """
-    if scope not in (*BEHAVIORS, *PEOPLE):
-        raise unknown_name("behavior scope", scope, (*BEHAVIORS, *PEOPLE))
+    known = (*SCOPES, *EARLY, *PEOPLE)
+    if scope not in known:
+        raise unknown_name("behavior scope", scope, known)
     if timing not in TIMINGS:
         raise unknown_name("timing", timing, TIMINGS)
     home = Path(folder) if folder is not None else release_folder("generation") / "behaviors"

@@ -213,15 +213,7 @@ def update_multiplier(multiplier: Tensor, mean_cost: Tensor, limit: float, rate:
     return (multiplier + rate * (mean_cost - limit)).clamp(0.0, ceiling)
 
 
-def fit_critic(
-    network: TanhMLP,
-    theta: Tensor,
-    optimizer: Adam,
-    observations: Tensor,
-    targets: Tensor,
-    weights: Tensor,
-    config: TrainConfig,
-) -> Tensor:
+def fit_critic(group: Group, theta: Tensor, observations: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """Move `theta (P, n)` towards the scaled lambda-returns by Adam, in place; the last loss per patient `(P,)`.
 
         loss_p = mean over rows and outputs of ( V_p(s) - G(s) / scale_p )^2
@@ -231,15 +223,14 @@ def fit_critic(
     no copy of the index.
 
     Args:
-        network: Shape of the critic.
+        group: Shape of the critic, Adam's moments (changed in place), and passes over the rows, parts of one pass and
+            learning rate (`value_..`).
         theta: Parameters, changed in place.
-        optimizer: Adam moments, changed in place.
         observations: `(P, N, d)`.
         targets: Lambda-returns over their scale, `(P, N, 2)`.
         weights: `(P, N)`, 0 for padding.
-        config: Passes over the rows, parts of one pass, learning rate (`value_..`).
     """
-    parts = []
+    config, optimizer, parts = group.config, group.state.optimizer.rows(group.rows), []
     for start in range(config.value_minibatches):
         rows = slice(start, None, config.value_minibatches)
         share = weights[:, rows]
@@ -248,7 +239,7 @@ def fit_critic(
     loss = theta.new_zeros(theta.shape[0])
     for epoch in range(config.value_epochs):
         for x, y, share in parts:
-            seen = network(theta, x)
+            seen = group.shapes.critic(theta, x)
             error = seen.output - y
             pull = error * share
             if epoch == config.value_epochs - 1:
@@ -294,6 +285,6 @@ def on_policy_update(group: Group, batch: Collected, step: Step, logged: Sequenc
         policy = PolicyBatch(observations, flat(batch.noise), advantage, weights)
         improved, numbers, learner = step(theta, policy)
     targets = torch.stack([flat(f[1]) for f in found], -1) / scale.unsqueeze(1)
-    loss = fit_critic(shapes.critic, critic, state.optimizer.rows(rows), observations, targets, weights, config)
+    loss = fit_critic(group, critic, observations, targets, weights)
     accept(group, improved, critic, learner, batch.broken)
     return numbers | {"multiplier": state.multiplier[rows].clone(), "value_loss": loss}

@@ -31,7 +31,7 @@ which is positive semi-definite by construction (the Hessian of a sampled log-ra
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,11 +39,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Adam", "GaussianActor", "TanhMLP", "interval_bias"]
+__all__ = ["Adam", "GaussianActor", "Streams", "TanhMLP", "interval_bias"]
 
 LOG_STD_RANGE = (-3.0, 0.0)
 """Bounds of the log standard deviation before squashing (arXiv 2606.01028)."""
 Layers = list[tuple[Tensor, Tensor]]
+Streams = Sequence[np.random.Generator]
+"""A generator per patient, so that nobody's numbers depend on batch mates."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class TanhMLP:
         """Inverse of :meth:`layers`: one flat tensor `(P, n)`."""
         return torch.cat([part.reshape(part.shape[0], -1) for layer in layers for part in layer], dim=1)
 
-    def initial(self, generators: Sequence[np.random.Generator], output_gain: float = 1.0) -> Tensor:
+    def initial(self, generators: Streams, output_gain: float = 1.0) -> Tensor:
         """Flat parameter `(P, n)`: Glorot-uniform weights, zero biases, the last layer scaled by `output_gain`.
 
         Args:
@@ -136,23 +138,24 @@ class Pass:
 
     def vjp(self, cotangent: Tensor) -> Tensor:
         """`J^T g`: gradient `(P, n)` of `sum(output * cotangent)`, for `cotangent (P, N, sizes[-1])`."""
-        gradient, back = cotangent.new_empty(cotangent.shape[0], self.network.count), cotangent
+        gradient = cotangent.new_empty(cotangent.shape[0], self.network.count)
         into = self.network.layers(gradient)
-        for i in reversed(range(len(self.layers))):
+        for i, back in self._back(cotangent):
             into[i][0].copy_(torch.bmm(self.activations[i].transpose(1, 2), back))
             into[i][1].copy_(back.sum(dim=1, keepdim=True))
-            if i:
-                back = torch.bmm(back, self.layers[i][0].transpose(1, 2)).mul_(self.slopes[i - 1])
         return gradient
 
     def input_vjp(self, cotangent: Tensor) -> Tensor:
         """Gradient `(P, N, sizes[0])` of `sum(output * cotangent)` with respect to the input."""
-        back = cotangent
+        *_, (_, back) = self._back(cotangent)
+        return torch.bmm(back, self.layers[0][0].transpose(1, 2))
+
+    def _back(self, cotangent: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Number of every layer, the last first, and the gradient with respect to what it gives before its tanh."""
         for i in reversed(range(len(self.layers))):
-            back = torch.bmm(back, self.layers[i][0].transpose(1, 2))
+            yield i, cotangent
             if i:
-                back = back.mul_(self.slopes[i - 1])
-        return back
+                cotangent = torch.bmm(cotangent, self.layers[i][0].transpose(1, 2)).mul_(self.slopes[i - 1])
 
 
 @dataclass
@@ -245,11 +248,7 @@ class GaussianActor:
         return theta[:, : -self.action_dim], theta[:, -self.action_dim :]
 
     def initial(
-        self,
-        generators: Sequence[np.random.Generator],
-        mean: Sequence[float],
-        std: Sequence[float],
-        output_gain: float = 0.01,
+        self, generators: Streams, mean: Sequence[float], std: Sequence[float], output_gain: float = 0.01
     ) -> Tensor:
         """Flat parameter `(P, n)` whose pre-squash mean starts near `mean` with spread `std`, each of length A."""
         theta = self.network.initial(generators, output_gain)

@@ -25,7 +25,7 @@ from torch import Tensor
 from medgym_offline.online import learner
 from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.learner import Group, PolicyBatch, Shapes, critic_shape, on_policy_update
-from medgym_offline.online.networks import Adam, GaussianActor
+from medgym_offline.online.networks import Adam, GaussianActor, Streams
 from medgym_offline.online.rollouts import Collected
 from medgym_offline.seeds import generator
 
@@ -57,7 +57,7 @@ class ProximalRows:
         return ProximalRows(*(value[index] for value in vars(self).values()))
 
 
-def minibatch_rows(valid: Tensor, generators: Sequence[np.random.Generator], minibatch: int) -> tuple[Tensor, Tensor]:
+def minibatch_rows(valid: Tensor, generators: Streams, minibatch: int) -> tuple[Tensor, Tensor]:
     """One pass over each policy's valid rows in random order, cut into parts of nearly equal size.
 
     Args:
@@ -116,12 +116,7 @@ def proximal_gradient(actor: GaussianActor, theta: Tensor, rows: ProximalRows, c
 
 
 def proximal_step(
-    config: TrainConfig,
-    actor: GaussianActor,
-    theta: Tensor,
-    batch: PolicyBatch,
-    optimizer: Adam,
-    generators: Sequence[np.random.Generator],
+    config: TrainConfig, actor: GaussianActor, theta: Tensor, batch: PolicyBatch, optimizer: Adam, generators: Streams
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """All passes of one update for every policy of the stack, from the policy `theta (P, n)` that acted.
 

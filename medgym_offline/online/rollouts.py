@@ -24,7 +24,6 @@ the day it was collected. In float32 a row of sepsis takes about 100 bytes: 50,0
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,9 +32,10 @@ from torch import Tensor
 
 from medgym_offline.diseases.base import CLOCKS, FULL
 from medgym_offline.envs.process import DecisionProcess, Episodes
+from medgym_offline.envs.rollout import EpisodeNoise
 from medgym_offline.envs.timing import ProcessConfig
 from medgym_offline.envs.views import Lens
-from medgym_offline.online.networks import GaussianActor
+from medgym_offline.online.networks import GaussianActor, Streams
 from medgym_offline.seeds import derive_seed, generator
 from medgym_offline.simulators.bank import SimulatorBank
 
@@ -43,19 +43,6 @@ __all__ = [
     "Collected", "ContextualProcess", "Rows", "advantages", "append", "centered", "collect", "discounts", "draw_rows",
     "episode_numbers", "rows_of", "standardize", "training_noise",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TrainingNoise:
-    """Standard normal draws: `initial (S, B, D)`, `process (S, K, B, D)`, `action (S, K, B, A)`; and the episodes'
-    events and errors of measurement `exogenous (S, B, F)`, None where the disease has none; and their measurements
-    before any is taken `view (S, B, slots, 4)`, None under the view "full"."""
-
-    initial: Tensor
-    process: Tensor
-    action: Tensor
-    exogenous: Tensor | None = None
-    view: Tensor | None = None
 
 
 class ContextualProcess(DecisionProcess):
@@ -98,7 +85,7 @@ class Collected:
 
 def training_noise(
     root: int, purpose: str, bank: SimulatorBank, config: ProcessConfig, update: int, episodes: int, cycle: int = 0
-) -> TrainingNoise:
+) -> EpisodeNoise:
     """Noise of one update, a block per patient from the stream (root, purpose, patient, update).
 
     With `cycle`, events are those of update `update` mod `cycle`.
@@ -128,16 +115,12 @@ def training_noise(
             for patient in patients
         ]
         measured = torch.from_numpy(np.asarray(tables))
-    return TrainingNoise(
-        first.reshape(len(patients), episodes, state_dim),
-        process.reshape(*shape, state_dim),
-        action.reshape(*shape, action_dim),
-        events,
-        measured,
-    )
+    first = first.reshape(len(patients), episodes, state_dim)
+    process, action = (part.reshape(*shape, -1).transpose(1, 2) for part in (process, action))
+    return EpisodeNoise(first, process, action, events, measured)
 
 
-def collect(process: DecisionProcess, actor: GaussianActor, theta: Tensor, noise: TrainingNoise) -> Collected:
+def collect(process: DecisionProcess, actor: GaussianActor, theta: Tensor, noise: EpisodeNoise) -> Collected:
     """Roll the stochastic policy out for one episode per noise row.
 
     Args:
@@ -146,12 +129,12 @@ def collect(process: DecisionProcess, actor: GaussianActor, theta: Tensor, noise
         theta: `(S, n)`, or `(1, n)`: one policy for all S.
         noise: Draws for B episodes of every simulator.
     """
-    simulators, decisions, count, width = noise.action.shape
+    simulators, count, decisions, width = noise.action.shape
     device = theta.device
     std = actor.split(theta)[1].exp().unsqueeze(1)
     events, view = (None if part is None else part.to(device) for part in (noise.exogenous, noise.view))
     episodes = process.start(count, noise.initial.to(device), events, view)
-    process_noise, action_noise = noise.process.to(device), noise.action.to(device)
+    process_noise, action_noise = (part.to(device).transpose(1, 2) for part in (noise.process, noise.action))
     first = process.observe(episodes)
     observations = first.new_zeros(simulators, decisions, count, first.shape[-1])
     actions = torch.zeros_like(action_noise)
@@ -313,7 +296,7 @@ def append(buffer: Tensor, filled: Tensor, rows: Tensor, valid: Tensor) -> None:
     filled += valid.sum(1, keepdim=True)
 
 
-def draw_rows(filled: Tensor, capacity: int, generators: Sequence[np.random.Generator], count: int) -> Tensor:
+def draw_rows(filled: Tensor, capacity: int, generators: Streams, count: int) -> Tensor:
     """Row numbers `(P, count)`, uniform with replacement over what each policy holds, from its own generator."""
     held = filled.flatten().clamp(1, capacity).tolist()
     return torch.from_numpy(np.stack([rng.integers(0, n, count) for rng, n in zip(generators, held)]))

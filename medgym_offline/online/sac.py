@@ -45,27 +45,27 @@ from torch import Tensor
 
 from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.learner import Group, Shapes, TrainState, accept, center_rewards, first_scale
-from medgym_offline.online.networks import Adam, GaussianActor, TanhMLP
+from medgym_offline.online.networks import Adam, GaussianActor, Pass, TanhMLP
 from medgym_offline.online.rollouts import Collected, Rows, append, discounts, draw_rows, rows_of
 from medgym_offline.seeds import generator
 
-__all__ = [
-    "SoftLearner", "actor_gradient", "critic_gradient", "critic_shape", "soft_step", "soft_targets", "start",
-    "twin_values", "update",
-]  # fmt: skip
+__all__ = ["SoftLearner", "critic_shape", "start", "update"]
 
 
 @dataclass
 class SoftLearner:
-    """What P policies carry along; all are changed in place.
+    """P policies and what they carry along; all tensors are changed in place.
 
     Args:
+        policy, network: Shapes of policy and critic.
         actor: `(P, n)`.
         critic, target: Two critics side by side and their copies, `(P, 2 m)`.
         log_alpha: `(P, 1)`.
         actor_adam, critic_adam, alpha_adam: Moments.
     """
 
+    policy: GaussianActor
+    network: TanhMLP
     actor: Tensor
     critic: Tensor
     target: Tensor
@@ -79,120 +79,79 @@ class SoftLearner:
         kept = {"target": self.target, "log_alpha": self.log_alpha}
         return kept | self.actor_adam.named("actor_") | self.alpha_adam.named("alpha_")
 
+    def seen(self, critics: Tensor, observations: Tensor, actions: Tensor) -> Pass:
+        """Forward pass of `critics (P, 2 m)`, a stack of 2 P, on `observations (P, N, d)`, `actions (P, N, A)`."""
+        pairs = torch.cat([observations, actions], -1).repeat_interleave(2, 0)
+        return self.network(critics.reshape(2 * len(critics), -1), pairs)
 
-def _twins(critic: Tensor) -> Tensor:
-    """`(P, 2 m)` as a stack of 2 P networks."""
-    return critic.reshape(2 * critic.shape[0], -1)
+    def values(self, critics: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
+        """Both values `(P, 2, N)`."""
+        return self.seen(critics, observations, actions).output.view(len(critics), 2, -1)
 
+    def act(self, mean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Action `(P, N, A)` and its log density `(P, N)`; log(1 - tanh^2 z) in a form that does not cancel."""
+        log_std = self.policy.split(self.actor)[1].unsqueeze(1)
+        z = mean + log_std.exp() * noise
+        squash = 2.0 * (math.log(2.0) - z - torch.nn.functional.softplus(-2.0 * z))
+        density = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi) - squash
+        return torch.tanh(z), density.sum(-1)
 
-def _pairs(observations: Tensor, actions: Tensor) -> Tensor:
-    return torch.cat([observations, actions], -1).repeat_interleave(2, 0)
+    def targets(self, rows: Rows, reward: Tensor, discount: Tensor, noise: Tensor) -> Tensor:
+        """y `(P, N)` from `reward` and `discount` `(P, N)` and standard normal `noise (P, N, A)`."""
+        action, density = self.act(self.policy.mean(self.actor, rows.following), noise)
+        bonus = self.log_alpha.exp() * (self.policy.action_dim - density)
+        ahead = self.values(self.target, rows.following, action).amin(1) + bonus
+        # where, not a product: what follows a terminal is no state.
+        return reward + torch.where(rows.ended > 0, torch.zeros_like(ahead), discount * ahead)
 
+    def critic_gradient(self, observations: Tensor, actions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient `(P, 2 m)` of the critics' loss, and the loss `(P,)`, mean of the two."""
+        seen = self.seen(self.critic, observations, actions)
+        error = seen.output - targets.repeat_interleave(2, 0).unsqueeze(-1)
+        gradient = seen.vjp(error / targets.shape[-1])
+        return gradient.view_as(self.critic), 0.5 * error.square().mean((1, 2)).view(-1, 2).mean(1)
 
-def twin_values(network: TanhMLP, critic: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
-    """Both values `(P, 2, N)` of `observations (P, N, d)`, `actions (P, N, A)`."""
-    return network(_twins(critic), _pairs(observations, actions)).output.view(critic.shape[0], 2, -1)
+    def actor_gradient(self, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient `(P, n)` of the actor's loss, and the mean log density `(P,)`."""
+        seen = self.policy.run(self.actor, observations)
+        action, density = self.act(seen.output, noise)
+        inner = self.seen(self.critic, observations, action)
+        values = inner.output.view(len(self.actor), 2, -1)
+        smaller = torch.nn.functional.one_hot(values.argmin(1), 2).to(action.dtype).transpose(1, 2)
+        slope = inner.input_vjp(smaller.reshape(inner.output.shape))
+        slope = slope.view(len(self.actor), 2, *slope.shape[1:]).sum(1)[..., -self.policy.action_dim :]
+        pull = slope * (1.0 - action.square())
+        weight, share = self.log_alpha.exp().unsqueeze(-1), 1.0 / observations.shape[1]
+        moved = noise * self.policy.split(self.actor)[1].exp().unsqueeze(1)
+        g_mean = (2.0 * weight * action - pull) * share
+        g_std = ((weight * (2.0 * action * moved - 1.0) - pull * moved) * share).sum(1)
+        return torch.cat([seen.vjp(g_mean), g_std], 1), density.mean(-1)
 
+    def step(
+        self, rows: Rows, reward: Tensor, discount: Tensor, noise: Tensor, config: TrainConfig, acts: bool
+    ) -> tuple[Tensor, Tensor]:
+        """One gradient step of critics, actor, alpha and copies; the critics' loss and mean log density `(P,)`.
 
-def _act(actor: GaussianActor, theta: Tensor, mean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Action `(P, N, A)` and its log density `(P, N)`; log(1 - tanh^2 z) in a form that does not cancel."""
-    log_std = actor.split(theta)[1].unsqueeze(1)
-    z = mean + log_std.exp() * noise
-    squash = 2.0 * (math.log(2.0) - z - torch.nn.functional.softplus(-2.0 * z))
-    density = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi) - squash
-    return torch.tanh(z), density.sum(-1)
-
-
-def soft_targets(
-    actor: GaussianActor,
-    network: TanhMLP,
-    learner: SoftLearner,
-    rows: Rows,
-    reward: Tensor,
-    discount: Tensor,
-    noise: Tensor,
-) -> Tensor:
-    """y `(P, N)` from `reward` and `discount` `(P, N)` and standard normal `noise (P, N, A)`."""
-    mean = actor.mean(learner.actor, rows.following)
-    action, density = _act(actor, learner.actor, mean, noise)
-    bonus = learner.log_alpha.exp() * (actor.action_dim - density)
-    ahead = twin_values(network, learner.target, rows.following, action).amin(1) + bonus
-    # where, not a product: what follows a terminal is no state.
-    return reward + torch.where(rows.ended > 0, torch.zeros_like(ahead), discount * ahead)
-
-
-def critic_gradient(
-    network: TanhMLP, critic: Tensor, observations: Tensor, actions: Tensor, targets: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradient `(P, 2 m)` of the critics' loss, and the loss `(P,)`, mean of the two."""
-    seen = network(_twins(critic), _pairs(observations, actions))
-    error = seen.output - targets.repeat_interleave(2, 0).unsqueeze(-1)
-    gradient = seen.vjp(error / targets.shape[-1])
-    return gradient.view_as(critic), 0.5 * error.square().mean((1, 2)).view(-1, 2).mean(1)
-
-
-def actor_gradient(
-    actor: GaussianActor,
-    theta: Tensor,
-    network: TanhMLP,
-    critic: Tensor,
-    observations: Tensor,
-    noise: Tensor,
-    alpha: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Gradient `(P, n)` of the actor's loss at `alpha (P, 1)`, and the mean log density `(P,)`."""
-    log_std = actor.split(theta)[1]
-    seen = actor.run(theta, observations)
-    action, density = _act(actor, theta, seen.output, noise)
-    inner = network(_twins(critic), _pairs(observations, action))
-    values = inner.output.view(theta.shape[0], 2, -1)
-    smaller = torch.nn.functional.one_hot(values.argmin(1), 2).to(theta.dtype).transpose(1, 2)
-    slope = inner.input_vjp(smaller.reshape(inner.output.shape))
-    slope = slope.view(theta.shape[0], 2, *slope.shape[1:]).sum(1)[..., -actor.action_dim :]
-    pull = slope * (1.0 - action.square())
-    weight = alpha.unsqueeze(-1)
-    share = 1.0 / observations.shape[1]
-    moved = noise * log_std.exp().unsqueeze(1)
-    g_mean = (2.0 * weight * action - pull) * share
-    g_std = ((weight * (2.0 * action * moved - 1.0) - pull * moved) * share).sum(1)
-    return torch.cat([seen.vjp(g_mean), g_std], 1), density.mean(-1)
-
-
-def soft_step(
-    actor: GaussianActor,
-    network: TanhMLP,
-    learner: SoftLearner,
-    rows: Rows,
-    reward: Tensor,
-    discount: Tensor,
-    noise: Tensor,
-    config: TrainConfig,
-    acts: bool,
-) -> tuple[Tensor, Tensor]:
-    """One gradient step of critics, actor, alpha and copies; returns the critics' loss and mean log density `(P,)`.
-
-    Args:
-        actor, network: Shapes of policy and critic.
-        learner: Changed in place.
-        rows: Rows `(P, N, ..)`.
-        reward, discount: Of each, `(P, N)`.
-        noise: Standard normal draws `(2, P, N, A)`, for the next and for the present action.
-        config: Rates (`soft_..`).
-        acts: Actor and alpha learn too, and not the critics alone.
-    """
-    ahead, now = noise
-    target = soft_targets(actor, network, learner, rows, reward, discount, ahead)
-    gradient, loss = critic_gradient(network, learner.critic, rows.observations, rows.actions, target)
-    learner.critic_adam.step_(learner.critic, gradient, config.soft_rate)
-    alpha = learner.log_alpha.exp()
-    gradient, density = actor_gradient(actor, learner.actor, network, learner.critic, rows.observations, now, alpha)
-    if acts:
-        learner.actor_adam.step_(learner.actor, gradient, config.soft_rate)
-        learner.actor.copy_(actor.project(learner.actor))
-        missing = (actor.action_dim - density).unsqueeze(-1)  # -(mean log pi + H)
-        learner.alpha_adam.step_(learner.log_alpha, missing, config.soft_rate)
-    learner.target.lerp_(learner.critic, config.soft_tau)
-    return loss, density
+        Args:
+            rows: Rows `(P, N, ..)`.
+            reward, discount: Of each, `(P, N)`.
+            noise: Standard normal draws `(2, P, N, A)`, for the next and for the present action.
+            config: Rates (`soft_..`).
+            acts: Actor and alpha learn too, and not the critics alone.
+        """
+        ahead, now = noise
+        gradient, loss = self.critic_gradient(
+            rows.observations, rows.actions, self.targets(rows, reward, discount, ahead)
+        )
+        self.critic_adam.step_(self.critic, gradient, config.soft_rate)
+        gradient, density = self.actor_gradient(rows.observations, now)
+        if acts:
+            self.actor_adam.step_(self.actor, gradient, config.soft_rate)
+            self.actor.copy_(self.policy.project(self.actor))
+            missing = (self.policy.action_dim - density).unsqueeze(-1)  # -(mean log pi + H)
+            self.alpha_adam.step_(self.log_alpha, missing, config.soft_rate)
+        self.target.lerp_(self.critic, config.soft_tau)
+        return loss, density
 
 
 # -- in the training loop ----------------------------------------------------------------------------------------------
@@ -213,18 +172,19 @@ def start(config: TrainConfig, shapes: Shapes, actor: Tensor, names: Sequence[st
     critic = shapes.critic.initial(streams).view(len(names), -1)
     log_alpha = torch.full((len(names), 1), config.soft_alpha).log()
     moments = (Adam.zeros(value) for value in (actor, critic, log_alpha))
-    learner = SoftLearner(actor, critic, critic.clone(), log_alpha, *moments).carried()
+    tensors = (actor, critic, critic.clone(), log_alpha)
+    learner = SoftLearner(shapes.actor, shapes.critic, *tensors, *moments).carried()
     width = 2 * shapes.actor.sizes[0] + shapes.actor.action_dim + 4
     learner["replay"] = torch.zeros(len(names), config.soft_capacity, width)
     return critic, learner | {"filled": torch.zeros(len(names), 1, dtype=torch.int64)}
 
 
-def _learner(state: TrainState, rows: slice) -> SoftLearner:
+def _learner(shapes: Shapes, state: TrainState, rows: slice) -> SoftLearner:
     """The learner of the policies `rows`: copies, but for the critics' moments, which are those of the state."""
     kept = {name: value[rows].clone() for name, value in state.learner.items() if name not in ("replay", "filled")}
     moments = Adam.of(kept, "actor_"), state.optimizer.rows(rows), Adam.of(kept, "alpha_")
-    actor, critic = state.actor[rows].clone(), state.critic[rows].clone()
-    return SoftLearner(actor, critic, kept["target"], kept["log_alpha"], *moments)
+    tensors = state.actor[rows].clone(), state.critic[rows].clone(), kept["target"], kept["log_alpha"]
+    return SoftLearner(shapes.actor, shapes.critic, *tensors, *moments)
 
 
 def update(group: Group, batch: Collected) -> dict[str, Tensor]:
@@ -244,7 +204,7 @@ def update(group: Group, batch: Collected) -> dict[str, Tensor]:
     buffer, filled = (state.learner[name][rows] for name in ("replay", "filled"))
     append(buffer, filled, found.packed(), valid)
 
-    learner = _learner(state, rows)
+    learner = _learner(shapes, state, rows)
     streams = [generator(config.seed, "online-replay", name, state.update) for name in group.names]
     harm = state.harm[group.simulators].view(policies, -1)
     member = torch.arange(policies, device=buffer.device).unsqueeze(1)
@@ -259,8 +219,7 @@ def update(group: Group, batch: Collected) -> dict[str, Tensor]:
         normal = np.stack([rng.standard_normal(sizes, dtype="float32") for rng in streams], 1)
         noise = torch.from_numpy(normal).to(buffer.device)
         shrink = discounts(part.dt, config.discount, shapes.reference)
-        acts = state.update >= config.value_warmup
-        loss, density = soft_step(shapes.actor, shapes.critic, learner, part, reward, shrink, noise, config, acts)
+        loss, density = learner.step(part, reward, shrink, noise, config, state.update >= config.value_warmup)
     weights = valid.to(old.dtype) / valid.sum(-1, keepdim=True).clamp_min(1)
     ends = [(shapes.actor.mean(t, found.observations), shapes.actor.split(t)[1]) for t in (old, learner.actor)]
     numbers = {

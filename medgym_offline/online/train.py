@@ -40,7 +40,7 @@ from medgym_offline.progress import Progress
 from medgym_offline.seeds import generator
 from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["live_numbers", "load_state", "save_state", "train"]
+__all__ = ["live_numbers", "load_state", "save_state", "train", "training_facts"]
 
 SHARED = "shared"
 FORMAT = "medgym-online-state/1"
@@ -52,6 +52,14 @@ def live_numbers(log: dict[str, Tensor]) -> dict[str, float]:
     """What progress shows of the last row of a training log: means over those that have a number."""
     means = {short: float(log[name][-1].nanmean()) for name, short in _LIVE.items() if name in log}
     return {short: value for short, value in means.items() if math.isfinite(value)}
+
+
+def training_facts(
+    config: TrainConfig, process: ProcessConfig, state: TrainState, patients: Sequence[str]
+) -> dict[str, Any]:
+    """What a policy's file says of its training on `patients`: settings, length, and whose was stopped."""
+    stopped = {patient: int(at) for patient, at in zip(patients, state.stopped) if at >= 0}
+    return {"training": config.to_dict(), "process": process.to_dict(), "updates": state.update, "stopped": stopped}
 
 
 def save_state(path: str | Path, state: TrainState, recipe: dict[str, Any]) -> None:
@@ -106,17 +114,9 @@ def _start(
         shapes.actor.split(actor)[1].fill_(math.log(config.reset_std))
     actor = shapes.actor.project(actor)
     critic, learner = _ALGORITHMS[config.base].start(config, shapes, actor, names)
-    return TrainState(
-        update=0,
-        actor=actor,
-        critic=critic,
-        optimizer=Adam.zeros(critic),
-        scale=torch.zeros(len(names), 2),
-        multiplier=torch.zeros(len(names)),
-        harm=torch.zeros(len(bank)),
-        stopped=torch.full((len(bank),), -1, dtype=torch.int64),
-        learner=learner,
-    )
+    scale, multiplier, harm = torch.zeros(len(names), 2), torch.zeros(len(names)), torch.zeros(len(bank))
+    stopped = torch.full((len(bank),), -1, dtype=torch.int64)
+    return TrainState(0, actor, critic, Adam.zeros(critic), scale, multiplier, harm, stopped, learner=learner)
 
 
 def _update(
@@ -143,13 +143,6 @@ def _update(
         joined |= learn(Group(config, shapes, state, slice(0, 1), slice(None), (SHARED,)), whole)
     state.update += 1
     return joined
-
-
-def _check_capacity(config: TrainConfig, simulators: int, decisions: int) -> None:
-    rows = config.episodes * decisions * (simulators if config.shared else 1)
-    if config.base == "sac" and config.soft_capacity < rows:
-        needs = f"one update brings a policy up to {rows} decisions; raise it, or lower episodes"
-        raise MedGymError(f"training setting soft_capacity is {config.soft_capacity}, but {needs}")
 
 
 @own_defaults()
@@ -189,16 +182,19 @@ def train(
         MedGymError: If the checkpoint is of another recipe, `initial` does not fit the process, or a replay buffer
             cannot hold one update.
     """
-    _check_capacity(config, len(bank), process.decisions)
+    rows = config.episodes * process.decisions * (len(bank) if config.shared else 1)
+    if config.base == "sac" and config.soft_capacity < rows:
+        needs = f"one update brings a policy up to {rows} decisions; raise it, or lower episodes"
+        raise MedGymError(f"training setting soft_capacity is {config.soft_capacity}, but {needs}")
     width, hidden, actions = process.observation_dim, config.hidden, process.action_dim
     told, clocks = 0 if embeddings is None else embeddings.shape[1], width - len(CLOCKS)
     silent = range(clocks, clocks + told)
     actor = GaussianActor((width + told, hidden, hidden, actions), silent)
     critic = replace(_ALGORITHMS[config.base].critic_shape(width + told, actions, hidden), silent=silent)
     shapes = Shapes(actor, critic, process.definition.process.reference_interval)
-    made_of = {"config": config.to_dict(), "process": process.to_dict()}
     recipe = {
-        **made_of,
+        "config": config.to_dict(),
+        "process": process.to_dict(),
         "bank": bank.content_hash,
         "world": bank.current_world,
         "patients": list(bank.patients),
@@ -230,8 +226,6 @@ def train(
                 save_state(checkpoint, state.without_replay() if done else state, recipe)
             if stop:
                 break
-    stopped = {patient: int(at) for patient, at in zip(bank.patients, state.stopped) if at >= 0}
-    provenance = {"training": made_of["config"], "process": made_of["process"], "updates": state.update}
-    patients = None if config.shared else bank.patients
-    policy = stacked_actor(actor, state.actor, patients, process, provenance | {"stopped": stopped})
-    return TrainResult(policy, state.log, stopped, state=state)
+    facts = training_facts(config, process, state, bank.patients)
+    policy = stacked_actor(actor, state.actor, None if config.shared else bank.patients, process, facts)
+    return TrainResult(policy, state.log, facts["stopped"], state=state)

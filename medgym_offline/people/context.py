@@ -211,7 +211,7 @@ class Contexts:
             MedGymError: The network is no perceptron.
         """
         net, count, steps = policy.net, len(self.patients), policy.net.steps
-        if net.kind != "mlp" or steps is None:
+        if net.kind != "mlp":
             raise MedGymError(f"scope {self.scope!r} is for perceptrons, not for a network {net.kind!r}")
         numbers = self.embeddings.shape[1]
         seen = observation_width(net.sizes[0], steps.action, steps.history)

@@ -66,41 +66,39 @@ class TimedPicker(BasicTransitionPicker):  # type: ignore[misc,unused-ignore]
         return replace(super().__call__(episode, index), interval=float(episode.intervals[index]))
 
 
-def replay_buffer(
-    transitions: Transitions,
-    rewards: np.ndarray,
-    intervals: np.ndarray,
-    codes: np.ndarray | None = None,
-    count: int = 0,
-) -> ReplayBuffer:
-    """The rows of a dataset as a replay buffer.
+def replay_buffer(rows: Transitions, data: StackedData, config: OfflineConfig, book: Tensor | None) -> ReplayBuffer:
+    """The learner's rows as a replay buffer: scaled rewards, our discount, codewords where there is a book.
 
     Args:
-        transitions: The dataset; observations and continuous actions are taken from it as they are.
-        rewards: (N,) scaled.
-        intervals: (N,) see `TimedEpisode`.
-        codes: (N,) numbers of codewords, for discrete actions; None takes the actions.
-        count: How many codewords there are (d3rlpy would guess it from those that occur).
+        rows: The dataset; observations and continuous actions are taken from it as they are.
+        data: The same as the slice of one learner.
+        config: Discount, and how many codewords there are (d3rlpy would guess it from those that occur).
+        book: (C, A) codewords, whose numbers are then the actions; None takes the actions.
 
     Raises:
         DatasetError: Rows that do not follow one another to the end of their episode.
     """
-    require_whole_episodes(transitions)
-    starts = transitions.episode_starts()
-    ends = np.r_[starts[1:], len(transitions)]
-    actions = transitions.actions if codes is None else codes.astype(np.int64)[:, None]
-    rewards = rewards.astype(np.float32)[:, None]
+    require_whole_episodes(rows)
+    count, first, width = int(data.counts[0]), data.state_dim, data.action_dim
+    rewards = data.rows[0, :count, first + width, None].numpy()
+    actions = rows.actions
+    if book is not None:
+        parts = data.rows[:, :count, first : first + width].split(4096, 1)
+        actions = torch.cat([nearest(book[None], part) for part in parts], 1)[0].numpy()[:, None]
+    powers = discount_powers(rows.dt, config, rows.definition.process.reference_interval)
+    starts = rows.episode_starts()
     episodes = [
-        TimedEpisode(transitions.observations[a:b], actions[a:b], rewards[a:b], True, intervals[a:b])
-        for a, b in zip(starts, ends)
+        TimedEpisode(rows.observations[a:b], actions[a:b], rewards[a:b], True, powers[a:b])
+        for a, b in zip(starts, np.r_[starts[1:], len(rows)])
     ]
-    return ReplayBuffer(
-        InfiniteBuffer(),
-        transition_picker=TimedPicker(),
-        episodes=episodes,
-        action_space=ActionSpace.CONTINUOUS if codes is None else ActionSpace.DISCRETE,
-        action_size=transitions.action_dim if codes is None else count,
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # d3rlpy tells what it found
+        return ReplayBuffer(
+            InfiniteBuffer(),
+            transition_picker=TimedPicker(),
+            episodes=episodes,
+            action_space=ActionSpace.CONTINUOUS if book is None else ActionSpace.DISCRETE,
+            action_size=width if book is None else config.codewords,
+        )
 
 
 class Exported(nn.Module):
@@ -220,13 +218,14 @@ def train_baseline(
     kept = checkpoint_updates(config.updates, checkpoints)
     with one_thread(device), seeded(seed), Progress(f"{algorithm} pop", config.updates, enabled=progress) as bar:
         result = Baseline(make_algorithm(algorithm, data, config, own, device), book, facts, [])
-        buffer, done = _buffer(rows, data, config, book), 0
+        buffer, done = replay_buffer(rows, data, config, book), 0
         for metrics in _epochs(result.algorithm, buffer, config.updates, bar):
             done = min(done + CHECK_EVERY, config.updates)
             numbers = {name: float(value) for name, value in metrics.items() if not name.startswith("time_")}
             if not all(math.isfinite(value) for value in numbers.values()):
+                told = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
                 raise MedGymError(
-                    f"{algorithm}: seed {seed} diverged before update {done} ({_told(numbers)}); "
+                    f"{algorithm}: seed {seed} diverged before update {done} ({told}); "
                     "lower the learning rates or check the rewards"
                 )
             result.log.append({"update": float(done), **numbers})
@@ -256,19 +255,6 @@ def make_algorithm(
     return kind(**settings).create(device="cpu:0" if device == "cpu" else device)
 
 
-def _buffer(rows: Transitions, data: StackedData, config: OfflineConfig, book: Tensor | None) -> Any:
-    """The replay buffer of the learner's rows: scaled rewards, our discount, codewords where there is a book."""
-    count, first = int(data.counts[0]), data.state_dim
-    rewards = data.rows[0, :count, first + data.action_dim].numpy()
-    codes = None
-    if book is not None:
-        actions = data.rows[:, :count, first : first + data.action_dim]
-        codes = torch.cat([nearest(book[None], part) for part in actions.split(4096, 1)], 1)[0].numpy()
-    powers = discount_powers(rows.dt, config, rows.definition.process.reference_interval)
-    with contextlib.redirect_stdout(io.StringIO()):  # d3rlpy tells what it found
-        return replay_buffer(rows, rewards, powers, codes, config.codewords)
-
-
 def _epochs(algorithm: Any, buffer: Any, updates: int, bar: Progress) -> Iterator[dict[str, float]]:
     """Train for `updates`; yields the means of d3rlpy's metrics every 50, and at the end."""
     whole = updates - updates % CHECK_EVERY
@@ -295,10 +281,6 @@ def _epochs(algorithm: Any, buffer: Any, updates: int, bar: Progress) -> Iterato
                 break
             yield found[1]
     bar.advance(updates % 10)
-
-
-def _told(numbers: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
 
 
 @contextlib.contextmanager

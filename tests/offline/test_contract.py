@@ -131,8 +131,9 @@ def test_finished_policy_is_the_learners_policy(case):
     for _ in range(5):
         learner.update()
     states = data.rows[:, :40, : data.state_dim]
-    policy = StackedActor(learner.finished_actor(), data.keys, codebook=learner.codebook(), gate=learner.gate)
-    wanted = learner.networks.policy(states)
+    nets = learner.networks
+    policy = StackedActor(learner.finished_actor(), data.keys, codebook=nets.codebook, gate=nets.gate)
+    wanted = nets.policy(states)
     torch.testing.assert_close(policy.act(states * data.scale + data.mean), wanted, rtol=0, atol=1e-6)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.offline import OfflineConfig, train
-from medgym_offline.offline.algorithms import make_objective
+from medgym_offline.offline.algorithms import ALGORITHMS
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.discrete import build_codebook, nearest
 from medgym_offline.offline.gcql import Ball
@@ -32,7 +32,7 @@ def slices():
 
 def made(algorithm, config, data):
     """Objective, networks and a batch; targets and an actor apart from where they start, so that all terms matter."""
-    objective = make_objective(algorithm, config, data, seed=2)
+    objective = ALGORITHMS[algorithm](config, data, seed=2)
     networks = objective.build([11, 12])
     with torch.no_grad():
         for parameter in networks.target.parameters():
@@ -134,7 +134,7 @@ def test_discrete_losses_and_choices_equal_their_formula(algorithm):
 def test_guard_in_the_target_is_subtracted_where_the_episode_goes_on(guard, width):
     data = slices()
     guarded, networks, batch = made("gcql", dataclasses.replace(CONFIG, beta_target=3.0, guard=guard), data)
-    found, wanted = guarded.target(networks, batch), make_objective("dqn", CONFIG, data).target(networks, batch)
+    found, wanted = guarded.target(networks, batch), ALGORITHMS["dqn"](CONFIG, data).target(networks, batch)
     action = networks.policy(batch.next_state).detach().double().numpy()
     for p in range(2):
         beyond = outside(data, p, columns(batch, p)[4], action[p], width)
@@ -159,7 +159,7 @@ def test_a_guard_on_states_cancels_in_the_logsumexp_and_in_the_actor():
     beyond = objective.ball.outside(batch.state, action)
     assert torch.autograd.grad(beyond.sum(), action)[0].abs().max() == 0
     other = OfflineConfig(beta_target=1.0)
-    refused(MedGymError, "gcql-discrete", lambda: make_objective("gcql-discrete", other, slices()))
+    refused(MedGymError, "gcql-discrete", lambda: ALGORITHMS["gcql-discrete"](other, slices()))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.37, 1.0])

@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 
 from medgym_offline.errors import MedGymError, PolicyError, UnknownNameError
 from medgym_offline.online import config, load_behavior, train_behavior, train_behavior_files
-from medgym_offline.online.behavior import BehaviorRun
+from medgym_offline.online.behavior import BehaviorRun, EngineOptions
 from medgym_offline.online.config import RELEASE, SCOPES, BehaviorRecipe, behavior_path, load_recipe
-from medgym_offline.online.jobs import EngineOptions
 from tests.helpers import refused
 from tests.leaderboard.workshop import run
 
@@ -65,7 +64,7 @@ def test_wrong_choices(tiny_bank, tmp_path, monkeypatch):
     refused(UnknownNameError, "trained scope", lambda: train_behavior(tiny_bank, "fixed", "ind-medium", recipe=RECIPE))
     with pytest.raises(MedGymError, match="cannot fill 96 h"):
         train_behavior(tiny_bank, "fixed", "dr", recipe=dataclasses.replace(RECIPE, decisions=2))
-    refused(MedGymError, "unknown device 'gpu'", lambda: EngineOptions(device="gpu").check())
+    refused(MedGymError, "unknown device 'gpu'", lambda: EngineOptions(device="gpu"))
     monkeypatch.setattr(config, "release_folder", lambda name: tmp_path)
     refused(PolicyError, "medgym-offline behavior train --bank sepsis-v9", lambda: load_behavior("sepsis-v9"))
     refused(UnknownNameError, "did you mean 'ind'", lambda: load_behavior("sepsis-v0", scope="indi"))
@@ -113,7 +112,7 @@ def test_the_whole_stack_trains_on_a_gpu(local, bank):
     run.train([("ind", "adaptive"), ("ind-medium", "adaptive"), ("dr-replay-50", "adaptive")])
     ours, theirs = local.results["dr", "adaptive"].log, run.results["dr", "adaptive"].log
     assert torch.allclose(ours["return"][0], theirs["return"][0], rtol=1e-3)
-    refused(MedGymError, "engine 'local'", lambda: EngineOptions("process", device="cuda").check())
+    refused(MedGymError, "engine 'local'", lambda: EngineOptions("process", device="cuda"))
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

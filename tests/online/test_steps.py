@@ -1,5 +1,6 @@
 """One step of every algorithm, against torch's own operations and densities: gradients, trust regions, clipping."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -11,7 +12,7 @@ from medgym_offline.online.learner import PolicyBatch
 from medgym_offline.online.networks import Adam, GaussianActor, TanhMLP
 from medgym_offline.online.ppo import minibatch_rows, proximal_gradient, proximal_rows, proximal_step
 from medgym_offline.online.rollouts import Rows, append, draw_rows
-from medgym_offline.online.sac import SoftLearner, actor_gradient, critic_gradient, soft_step, soft_targets, twin_values
+from medgym_offline.online.sac import SoftLearner
 from medgym_offline.online.trpo import trust_region_step
 
 P, N, D, A = 4, 240, 9, 3
@@ -227,7 +228,8 @@ def learner(old):
     critic = CRITIC.initial(streams(9, 2 * P)).double().view(P, -1)
     alpha = torch.tensor([[0.05], [0.1], [0.3], [1.0]], dtype=torch.float64).log()
     target = critic + 0.1 * normals(5, *critic.shape)
-    return SoftLearner(old, critic, target, alpha, Adam.zeros(old), Adam.zeros(critic), Adam.zeros(alpha))
+    moments = [Adam.zeros(value) for value in (old, critic, alpha)]
+    return SoftLearner(ACTOR, CRITIC, old, critic, target, alpha, *moments)
 
 
 @pytest.fixture
@@ -262,7 +264,7 @@ def test_soft_actor_gradient_is_that_of_autograd(learner, rows):
     values = twins(learner.critic, rows.observations, action)
     assert 0 < float(values.argmin(1).double().mean()) < 1, "either critic is the smaller one somewhere"
     (expected,) = torch.autograd.grad((alpha * log_density - values.amin(1)).mean(1).sum(), theta)
-    found, mean = actor_gradient(ACTOR, learner.actor, CRITIC, learner.critic, rows.observations, noise, alpha)
+    found, mean = learner.actor_gradient(rows.observations, noise)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-11)
     torch.testing.assert_close(mean, log_density.detach().mean(1), rtol=1e-9, atol=1e-10)
 
@@ -272,16 +274,16 @@ def test_critic_gradient_is_that_of_autograd(learner, rows):
     values = twins(critic, rows.observations, rows.actions)
     loss = 0.5 * (values - targets.unsqueeze(1)).square().mean(2)
     (expected,) = torch.autograd.grad(loss.sum(), critic)
-    found, mean = critic_gradient(CRITIC, learner.critic, rows.observations, rows.actions, targets)
+    found, mean = learner.critic_gradient(rows.observations, rows.actions, targets)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(mean, loss.detach().mean(1))
-    torch.testing.assert_close(twin_values(CRITIC, learner.critic, rows.observations, rows.actions), values.detach())
+    torch.testing.assert_close(learner.values(learner.critic, rows.observations, rows.actions), values.detach())
 
 
 def test_targets_discount_by_elapsed_time_and_stop_at_the_end(learner, rows):
     noise, discount = normals(3, P, N, A), 0.9 ** (rows.dt / 4.8)
     rows.following[rows.ended > 0] = float("nan")  # nobody may look there
-    found = soft_targets(ACTOR, CRITIC, learner, rows, rows.rewards, discount, noise)
+    found = learner.targets(rows, rows.rewards, discount, noise)
     following = rows.following.nan_to_num(0.0)
     action, log_density = squashed(learner.actor, following, noise)
     ahead = twins(learner.target, following, action).amin(1) - learner.log_alpha.exp() * (log_density - A)
@@ -292,13 +294,13 @@ def test_targets_discount_by_elapsed_time_and_stop_at_the_end(learner, rows):
 @pytest.mark.parametrize("acts", [True, False])
 def test_steps_move_alpha_towards_the_wanted_entropy_and_may_be_of_the_critics_alone(learner, rows, acts):
     settings, noise = TrainConfig("sac", soft_rate=1e-2, soft_tau=0.1), normals(4, 2, P, N, A)
-    actor, critic, alpha = (part.clone() for part in (learner.actor, learner.critic, learner.log_alpha))
-    log_density = actor_gradient(ACTOR, actor, CRITIC, critic, rows.observations, noise[1], alpha.exp())[1]
-    soft_step(ACTOR, CRITIC, learner, rows, rows.rewards, 0.99 ** (rows.dt / 4.8), noise, settings, acts)
-    assert (learner.critic != critic).any(1).all()
-    assert torch.equal(learner.actor, actor) != acts
+    start = copy.deepcopy(learner)
+    log_density = start.actor_gradient(rows.observations, noise[1])[1]
+    learner.step(rows, rows.rewards, 0.99 ** (rows.dt / 4.8), noise, settings, acts)
+    assert (learner.critic != start.critic).any(1).all()
+    assert torch.equal(learner.actor, start.actor) != acts
     # Entropy above -A: alpha falls; below: it grows.
-    moved = (learner.log_alpha - alpha).flatten() * (A - log_density)
+    moved = (learner.log_alpha - start.log_alpha).flatten() * (A - log_density)
     assert (moved < 0 if acts else moved == 0).all()
 
 

@@ -18,7 +18,7 @@ from tests.offline.toy import DECISIONS, center, toy
 pytest.importorskip("d3rlpy")
 d3rlpy = import_d3rlpy()
 
-from medgym_offline.third_party.training import _buffer, make_algorithm, train_baseline  # noqa: E402
+from medgym_offline.third_party.training import make_algorithm, replay_buffer, train_baseline  # noqa: E402
 
 SHORT = OfflineConfig(updates=20, hidden=16, batch=16, codewords=12)
 OBSERVATIONS = torch.randn(2, 50, 9, generator=torch.Generator().manual_seed(0))
@@ -36,7 +36,7 @@ def test_each_of_d3rlpys_transitions_is_a_row_of_ours(width):
     config = OfflineConfig(discount="elapsed", gamma=0.9)
     rows = toy(patients=3, episodes=7, width=width, elapsed=width == 4)
     data = stack_transitions(rows, "pop", config)
-    seen = every_transition(_buffer(rows, data, config, None))
+    seen = every_transition(replay_buffer(rows, data, config, None))
     assert len(seen) == len(rows) == 63
     for i, transition in enumerate(seen):
         np.testing.assert_array_equal(transition.observation, rows.observations[i])
@@ -57,7 +57,7 @@ def test_the_algorithms_discount_by_the_interval_and_scale_as_we_do():
     rows = toy(patients=1, episodes=20, elapsed=True)
     data = stack_transitions(rows, "pop", config)
     algorithm = make_algorithm("d3rlpy-iql", data, config, {})
-    buffer = _buffer(rows, data, config, None)
+    buffer = replay_buffer(rows, data, config, None)
     batch = TorchMiniBatch.from_batch(
         batch=d3rlpy.dataset.TransitionMiniBatch.from_transitions(every_transition(buffer)),
         gamma=0.9,
