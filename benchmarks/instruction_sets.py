@@ -39,9 +39,10 @@ BANKS = ("sepsis-v0", "sepsis-twin-v0", "diabetes-v0", "anesthesia-v0")
 
 def rows(dataset: str) -> dict[str, Any]:
     """Content hash of a release dataset's rows, made here, and how far they are from the release's fingerprint."""
-    from medgym_offline.datasets.behaviors import played_episodes, recipe_behavior
+    from medgym_offline.datasets.behaviors import recipe_behavior
     from medgym_offline.datasets.catalogue import release_manifest
     from medgym_offline.datasets.recipes import find_recipe
+    from medgym_offline.datasets.shards import played_episodes
     from medgym_offline.datasets.transitions import Transitions, content_hash
     from medgym_offline.datasets.trust import compare_rows
     from medgym_offline.simulators import load_simulators

@@ -34,8 +34,9 @@ from medgym_offline.envs import TreatmentEnv
 from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.files import write_json
 from medgym_offline.online import TrainConfig, train
-from medgym_offline.online.behavior import BehaviorRun, EngineOptions
+from medgym_offline.online.behavior import BehaviorRun
 from medgym_offline.online.config import BehaviorRecipe
+from medgym_offline.online.jobs import EngineOptions
 from medgym_offline.simulators import SimulatorBank, load_simulators
 
 RESULTS = Path(__file__).parent / "results" / "online_training.json"

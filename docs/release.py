@@ -20,7 +20,7 @@ from pathlib import Path
 from medgym_offline import __version__
 from medgym_offline.datasets import generate, list_recipes
 from medgym_offline.datasets.catalogue import dataset_folder
-from medgym_offline.datasets.hub import layout
+from medgym_offline.datasets.publishing import layout
 from medgym_offline.diseases.registry import disease, list_diseases
 from medgym_offline.policies import StackedActor, load_policy
 

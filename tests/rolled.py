@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from medgym_offline.datasets.behaviors import rollout_block
+from medgym_offline.datasets.shards import rollout_block
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout

@@ -188,8 +188,9 @@ def behavior_train(
 
     Example: medgym-offline behavior train --bank sepsis-v0 --scope ind --timing adaptive --engine process
     """
-    from medgym_offline.online.behavior import EngineOptions, train_behavior_files
+    from medgym_offline.online.behavior import train_behavior_files
     from medgym_offline.online.config import RELEASE, SCOPES, behavior_path, load_recipe
+    from medgym_offline.online.jobs import EngineOptions
     from medgym_offline.people import people_of
     from medgym_offline.simulators import load_simulators
 

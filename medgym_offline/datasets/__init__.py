@@ -6,8 +6,9 @@ Importing it costs neither torch nor h5py nor Minari: what needs them imports th
 from medgym_offline.datasets.adapters import to_arrow, to_d3rlpy
 from medgym_offline.datasets.catalogue import DatasetInfo, dataset_info, list_datasets
 from medgym_offline.datasets.generation import generate
-from medgym_offline.datasets.hub import download, publish
+from medgym_offline.datasets.hub import download
 from medgym_offline.datasets.load import load_dataset
+from medgym_offline.datasets.publishing import publish
 from medgym_offline.datasets.recipes import Recipe, find_recipe, list_recipes, read_recipe
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
 from medgym_offline.datasets.verification import verify

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgym_offline.compute import one_thread
-from medgym_offline.datasets.behaviors import played_episodes, recipe_behavior, reference_returns, work_folder
+from medgym_offline.datasets.behaviors import recipe_behavior
 from medgym_offline.datasets.card import dataset_card
 from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST, METADATA, dataset_folder, minari_root
 from medgym_offline.datasets.hdf5 import EpisodeBlock, unwritten, write_episodes
 from medgym_offline.datasets.recipes import Recipe, find_recipe
+from medgym_offline.datasets.shards import played_episodes, reference_returns, work_folder
 from medgym_offline.datasets.transitions import (
     COLUMNS,
     Transitions,

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgym_offline.config import from_values
-from medgym_offline.datasets.behaviors import SHARD
 from medgym_offline.datasets.catalogue import DATA_FILE, dataset_folder, local_folder, read_manifest, read_metadata
 from medgym_offline.datasets.hdf5 import read_episodes
 from medgym_offline.datasets.recipes import Recipe, known_recipe, stream_of
+from medgym_offline.datasets.shards import SHARD
 from medgym_offline.datasets.transitions import (
     Transitions,
     content_hash,

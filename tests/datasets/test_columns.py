@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from medgym_offline.datasets import Recipe, Transitions, behaviors, generate, load_dataset, verify
-from medgym_offline.datasets.behaviors import action_log_prob, play, play_shard, process_config, recipe_behavior
+from medgym_offline.datasets import Recipe, Transitions, generate, load_dataset, shards, verify
+from medgym_offline.datasets.behaviors import action_log_prob, play, process_config, recipe_behavior
+from medgym_offline.datasets.shards import play_shard
 from medgym_offline.envs.process import DecisionProcess
 from medgym_offline.envs.rollout import dense, episode_seeds
 from medgym_offline.policies.protocol import clipped_normal_log_prob
@@ -84,7 +85,7 @@ def test_an_action_without_noise_has_no_probability():
 
 def test_more_episodes_go_on_where_the_dataset_ends(recipe, rows, tmp_path, monkeypatch):
     """Also over several shards of episodes, which are put together patient by patient."""
-    monkeypatch.setattr(behaviors, "SHARD_EPISODES", 3)
+    monkeypatch.setattr(shards, "SHARD_EPISODES", 3)
     made = generate(recipe, root=tmp_path, episodes=7, output_id="medgym/sepsis-prior-large-v0", progress=False)
     found = load_dataset(made.id, root=tmp_path, progress=False)
     assert made.episodes == 28

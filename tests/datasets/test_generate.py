@@ -7,10 +7,10 @@ from unittest.mock import DEFAULT, Mock
 import numpy as np
 import pytest
 
-from medgym_offline.datasets import behaviors as shards
-from medgym_offline.datasets import generate, list_recipes, load_dataset, read_recipe, recipes, verify
-from medgym_offline.datasets.behaviors import reference_returns, resolve_behavior
+from medgym_offline.datasets import generate, list_recipes, load_dataset, read_recipe, recipes, shards, verify
+from medgym_offline.datasets.behaviors import resolve_behavior
 from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.datasets.shards import reference_returns
 from medgym_offline.envs import ProcessConfig, draw_noise, episode_seeds
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import cache_folder, sha256_file

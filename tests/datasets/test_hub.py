@@ -15,7 +15,8 @@ import pytest
 
 from medgym_offline.datasets import download, generate, publish
 from medgym_offline.datasets.catalogue import DATA_FILE
-from medgym_offline.datasets.hub import layout, parse_remote
+from medgym_offline.datasets.hub import parse_remote
+from medgym_offline.datasets.publishing import layout
 from medgym_offline.datasets.trust import Fingerprint, recipe_seeds
 from medgym_offline.errors import DatasetError
 from tests.datasets.conftest import ID

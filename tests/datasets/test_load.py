@@ -18,8 +18,8 @@ from minari.data_collector import EpisodeBuffer
 from medgym_offline.datasets import COLUMNS, list_datasets, load_dataset, verify
 from medgym_offline.datasets.adapters import to_arrow, to_d3rlpy
 from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.datasets.rows import check_rows
 from medgym_offline.datasets.transitions import content_hash, flat_name, read_flat
-from medgym_offline.datasets.verification import check_rows
 from medgym_offline.errors import DatasetError, MissingExtraError
 from tests.helpers import refused, write_recipe
 

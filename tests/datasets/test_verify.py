@@ -10,8 +10,8 @@ import pytest
 from medgym_offline.datasets import COLUMNS, generate, verify
 from medgym_offline.datasets.catalogue import DATA_FILE, read_metadata
 from medgym_offline.datasets.load import read_rows
+from medgym_offline.datasets.rows import check_rows
 from medgym_offline.datasets.transitions import content_hash
-from medgym_offline.datasets.verification import check_rows
 from medgym_offline.diseases.sepsis.model import prior_bank
 from medgym_offline.files import sha256_file
 

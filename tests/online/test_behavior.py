@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from medgym_offline.errors import MedGymError, PolicyError, UnknownNameError
 from medgym_offline.online import config, load_behavior, train_behavior, train_behavior_files
-from medgym_offline.online.behavior import BehaviorRun, EngineOptions
+from medgym_offline.online.behavior import BehaviorRun
 from medgym_offline.online.config import RELEASE, SCOPES, BehaviorRecipe, behavior_path, load_recipe
+from medgym_offline.online.jobs import EngineOptions
 from tests.helpers import refused
 from tests.leaderboard.workshop import run
 
