@@ -9,16 +9,14 @@ in the README of each submission.
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from typing import Any
-
-import typer
 
 from medgym_offline.datasets import dataset_info
 from medgym_offline.diseases.registry import disease, disease_of_id
@@ -27,7 +25,7 @@ from medgym_offline.files import read_toml, release_folder, write_text
 from medgym_offline.leaderboard import default_board, read_board
 from medgym_offline.leaderboard.entry import slug
 
-BOARD = default_board()
+RECIPE = release_folder("leaderboard") / "seed_entries.toml"
 README = """# {label}
 
 Made by `python -m experiments.board`, with these commands:
@@ -43,39 +41,44 @@ A policy file that is named in entry.json and not here is trained again by `lead
 
 def entries(recipe: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(Name of its submission's folder, what is made) of every entry."""
-    for dataset, method in product(recipe["datasets"], recipe["entries"]):
-        if dataset in method.get("datasets", [dataset]):
-            label = f"{slug(method['name'])}-{dataset.rpartition('/')[2]}-{method.get('scope', '')}".removesuffix("-")
-            yield label, {**recipe, **method, "dataset": dataset}
+    for dataset in recipe["datasets"]:
+        for method in recipe["entries"]:
+            if dataset not in method.get("datasets", [dataset]):
+                continue
+            for scope in method.get("scopes", ("ind",)) if "algorithm" in method else ("",):
+                label = f"{slug(method['name'])}-{dataset.rpartition('/')[2]}-{scope}".removesuffix("-")
+                yield label, {**recipe, **method, "dataset": dataset, "scope": scope}
 
 
-def steps(label: str, entry: dict[str, Any], work: Path) -> Iterator[tuple[Path, list[str]]]:
+def steps(label: str, entry: dict[str, Any], work: Path, board: Path) -> Iterator[tuple[Path, list[str]]]:
     """(What exists once the step is done, arguments of `medgym-offline`), in order."""
-    info, folder, submission = dataset_info(entry["dataset"]), work / label, BOARD.parent / "submissions" / label
+    info, folder, submission = dataset_info(entry["dataset"]), work / label, board.parent / "submissions" / label
     data = ["--dataset", entry["dataset"]]
-    bank = ["--bank", info.bank or disease(disease_of_id(entry["dataset"])).bank]
+    bank = ["--bank", entry.get("bank") or info.bank or disease(disease_of_id(entry["dataset"])).bank]
     policies = {folder / "result": [str(entry.get("policy")), "--timing", info.timing]}
     if algorithm := entry.get("algorithm"):
-        files = [folder / f"{algorithm}-{entry['scope']}-seed{n}.safetensors" for n in range(entry["seeds"])]
+        suffix = ".pt" if algorithm.startswith("d3rlpy") else ".safetensors"
+        files = [folder / f"{algorithm}-{entry['scope']}-seed{n}{suffix}" for n in range(entry["seeds"])]
         train = ["train", algorithm, *data, "--scope", entry["scope"], "--seeds", str(entry["seeds"]), *entry["train"]]
         yield files[-1].with_suffix(".compute.json"), [*train, "--output", str(folder)]
         policies = {file.with_suffix(""): [str(file)] for file in files}
     for result, policy in policies.items():
-        yield result / "result.json", ["eval", "--policy", *policy, *data, *bank, "--output", str(result)]
+        evaluate = ["eval", "--policy", *policy, *data, *bank, *entry["evaluate"]]
+        yield result / "result.json", [*evaluate, "--output", str(result)]
     named = ["--name", entry["name"], "--authors", "; ".join(entry["authors"])]
     packed = submission / "entry.json"
     yield packed, ["submit", *map(str, policies), *named, "--output", str(submission)]
     known = json.loads(packed.read_text("utf-8"))["id"]
-    if not any(one.id == known and one.verification for one in read_board(BOARD)):
-        yield folder / "absent", ["leaderboard", "verify", str(submission), *bank, "--file", str(BOARD)]
+    if not any(one.id == known and one.verification for one in read_board(board)):
+        yield folder / "absent", ["leaderboard", "verify", str(submission), *bank, "--file", str(board)]
 
 
-def make(label: str, entry: dict[str, Any], work: Path) -> None:
+def make(label: str, entry: dict[str, Any], work: Path, board: Path) -> None:
     """Run what is left of an entry's commands; ends the program where one fails."""
     commands = []
-    for made, argv in steps(label, entry, work):
+    for product, argv in steps(label, entry, work, board):
         commands.append(f"medgym-offline {shlex.join(argv)}")
-        if made.exists():
+        if product.exists():
             continue
         print(f"{label}: {commands[-1]}", flush=True)
         ended = subprocess.run([sys.executable, "-m", "medgym_offline", *argv], stdout=subprocess.DEVNULL, check=False)
@@ -83,14 +86,19 @@ def make(label: str, entry: dict[str, Any], work: Path) -> None:
             sys.exit(f"{label}: the command failed; run it to see why, and this again to go on")
         if argv[0] == "leaderboard":
             text = README.format(label=label, commands="\n".join(commands))
-            write_text(BOARD.parent / "submissions" / label / "README.md", text)
+            write_text(board.parent / "submissions" / label / "README.md", text)
 
 
-def main(work: Path = Path("runs/board")) -> None:
-    """Make what is missing of every entry: policies and results in WORK, submissions beside the board."""
-    for label, entry in entries(read_toml(release_folder("leaderboard") / "seed_entries.toml", SubmissionError)):
-        make(label, entry, work)
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--work", type=Path, default=Path("runs/board"), help="policies and results")
+    parser.add_argument("--board", type=Path, default=default_board(), help="beside it lie the submissions")
+    options = parser.parse_args()
+    for label, entry in entries(read_toml(options.recipe, SubmissionError)):
+        make(label, entry, options.work, options.board)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

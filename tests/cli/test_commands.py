@@ -9,8 +9,8 @@ from unittest.mock import Mock
 import pytest
 from typer.main import get_command
 
-import medgym_offline.datasets
 from medgym_offline.cli import app
+from medgym_offline.datasets import catalogue
 from tests.leaderboard.workshop import DATASET, PATIENTS, refused, run
 
 
@@ -38,7 +38,7 @@ def test_wrong_usage_exits_with_2():
 
 
 def test_an_interrupt_exits_with_130(monkeypatch):
-    monkeypatch.setattr(medgym_offline.datasets, "list_datasets", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(catalogue, "list_datasets", Mock(side_effect=KeyboardInterrupt))
     assert run("list") == (130, "", "interrupted\n")
 
 

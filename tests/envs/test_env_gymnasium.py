@@ -72,7 +72,7 @@ WRONG_OPTIONS = [
     ({"patient": "nobody"}, "patient"),
     ({"patient": 2.5}, "whole number"),
     ({"patient": True}, "whole number"),
-    ({"patient_index": 4}, r"outside 0\.\.3"),
+    ({"patient_index": 4}, "give 0 to 3"),
     ({"patient": "prior/1", "patient_index": 2}, "two patients"),
     ({"patient": [0, 1]}, "2 .*for"),
     ([1, 2], "dictionary"),
