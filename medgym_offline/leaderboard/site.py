@@ -71,7 +71,7 @@ def _overview(rankings: Sequence[tuple[str, Ranking]]) -> Table:
     methods = dict.fromkeys(title for column in columns for title in column)
     rows = [(method, *(column.get(method) for column in columns)) for method in methods]
     heads = ("Method", *(data for data, _ in rankings))
-    return Table("Ranks in the strictest world of each table; the darker the better", heads, rows)
+    return Table("Ranks in the strictest world of each table; the stronger the color, the better", heads, rows)
 
 
 def _group_page(group: Group, rankings: Mapping[World, Ranking]) -> Page:
