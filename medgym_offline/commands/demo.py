@@ -110,7 +110,7 @@ Done in {time.monotonic() - started:.0f} s. What to do next:
   look at             {shown / "report.html"} and {shown / "leaderboard" / "index.html"}
   re-execute an entry {command} leaderboard verify {shown / "submissions" / "gcql-ind"}
   all patients        {command} train gcql --dataset {source.id} --seeds 3 -o runs/gcql --eval
-  your own algorithm  examples/own_policy_torch.py""")
+  a policy of yours   {shown_path(Path(sys.executable))} -c "import medgym_offline as mgo; help(mgo.evaluate)\"""")
     return evaluations
 
 

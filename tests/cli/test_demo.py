@@ -3,6 +3,8 @@
 import json
 import os
 import runpy
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,10 @@ def test_the_demo_runs_the_whole_chain(tmp_path, capsys, monkeypatch):
     result = json.loads((folder / "results" / "gcql-pop" / "result.json").read_text())
     assert ([w["world"] for w in result["worlds"]], result["policy"]["scope"]) == (["own", "crossfit"], "pop")
     assert result["dataset"]["reference_returns"], "of the demo's own dataset"
-    assert "What to do next" in capsys.readouterr().out
+    said, _, suggested = capsys.readouterr().out.partition("a policy of yours")
+    assert "What to do next" in said
+    told = subprocess.run(shlex.split(suggested), capture_output=True, text=True, check=True).stdout
+    assert "evaluate(" in told, "what is suggested works wherever the package is"
     assert os.environ["MINARI_DATASETS_PATH"] == before
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder / "minari"))
     submission = folder / "submissions" / "gcql-ind"
